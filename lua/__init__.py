@@ -1,0 +1,1 @@
+"""What crosses Redis: the scripts, their registry, and the names of keys."""

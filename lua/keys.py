@@ -1,0 +1,55 @@
+"""Names of Redis keys and channels. Pure.
+
+A subject is written ``kind=value``. The value is percent-encoded outside ``A-Z a-z 0-9 @ . + / , ~ _ - :``, so that no two
+subjects share a key, no value can close the braces that hold the Cluster hash tag, and a subject can stand unescaped in JSON.
+A value whose encoded form is over 256 bytes is replaced by ``#`` and its SHA-256 (a literal ``#`` is always encoded).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from urllib.parse import quote
+
+CHANGES_CHANNEL = "ratchet:changes"
+"""Every script that changes what is held against a subject publishes ``{"subject":"kind=value","state":{...}}`` here."""
+
+LARGEST_VALUE_BYTES = 256
+
+_SAFE = "@.+/,~_-:"
+_IS_SAFE = re.compile(rf"[A-Za-z0-9{re.escape(_SAFE)}]{{1,{LARGEST_VALUE_BYTES}}}").fullmatch
+
+
+def name_subject(kind: str, value: str) -> str:
+    """Name one subject: ``user=alice``. Injective for values whose encoded form is at most 256 bytes.
+
+    Args:
+        kind: A declared subject kind, ``[a-z][a-z0-9_]*``.
+        value: Any text, also empty; lone surrogates are encoded as they are.
+    """
+    if _IS_SAFE(value):
+        return f"{kind}={value}"
+    encoded = quote(value, safe=_SAFE, errors="surrogatepass")
+    if len(encoded) > LARGEST_VALUE_BYTES:
+        return f"{kind}=#{hashlib.sha256(value.encode(errors='surrogatepass')).hexdigest()}"
+    return f"{kind}={encoded}"
+
+
+def join_subjects(subjects: list[str]) -> str:
+    """Name what a limit ``per`` several attributes is about: ``user=alice&ip=203.0.113.7``; ``global`` for none."""
+    return "&".join(subjects) if subjects else "global"
+
+
+def name_bucket(subject: str, policy: str, limit: str) -> str:
+    """Key of one bucket: ``rate_limit:{user=alice}:login:per_user``."""
+    return f"rate_limit:{{{subject}}}:{policy}:{limit}"
+
+
+def name_abuse(subject: str) -> str:
+    """Key of what is held against one subject: ``abuse:{user=alice}``."""
+    return f"abuse:{{{subject}}}"
+
+
+def name_verdict(subject: str, verdict_id: str) -> str:
+    """Key of the stored result of one verdict: ``verdict:{user=alice}:<verdict_id>``. Same slot as the subject's state."""
+    return f"verdict:{{{subject}}}:{verdict_id}"
