@@ -1,0 +1,30 @@
+"""The registry of scripts: their text, their SHA-1, and the names of what they take.
+
+Scripts run by SHA (EVALSHA). An incompatible change of a script is a new file, so that a rolling deploy can hold both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One Lua script.
+
+    ``keys`` and ``argv`` name the parameters in order, as the script's own header does; a name that ends in ``...`` stands
+    for any number. A test compares them with the header.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    argv: tuple[str, ...]
+    source: str
+    sha: str
+
+
+def _load(name: str, *, keys: tuple[str, ...], argv: tuple[str, ...]) -> Script:
+    source = files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    return Script(name, keys, argv, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
