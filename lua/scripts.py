@@ -28,3 +28,7 @@ class Script:
 def _load(name: str, *, keys: tuple[str, ...], argv: tuple[str, ...]) -> Script:
     source = files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
     return Script(name, keys, argv, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+CHECK = _load("check", keys=("...",), argv=("now_us", "deadline_us", "terms_count", "..."))
+"""Decides many checks in one call."""

@@ -1,0 +1,1 @@
+"""The documents that operators write, and how they are read."""

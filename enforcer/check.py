@@ -1,0 +1,132 @@
+"""One check, validated, and what it asks of Redis. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+import msgspec
+
+from enforcer.policy import Limit, Policies, Policy
+from lua.keys import join_subjects, name_abuse, name_bucket, name_subject
+
+LARGEST_TEXT_BYTES = 1024
+LARGEST_ACTION_BYTES = 128
+MOST_ATTRIBUTES = 16
+MOST_CHECKS_PER_BATCH = 1000
+
+_ACTION = re.compile(r"[!-~]{1,128}").fullmatch
+_ATTRIBUTE_NAME = re.compile(r"[a-z0-9_]{1,64}").fullmatch
+
+
+class InvalidCheck(ValueError):  # noqa: N818 it says what is wrong
+    """The check's content is out of bounds: the caller's fault. Never repeat it as it is, and never let it pass."""
+
+
+class Check(msgspec.Struct, frozen=True, gc=False):
+    """A request to spend tokens, within bounds."""
+
+    user_id: str
+    action: str
+    cost: int = 1
+    """Whole tokens, >= 0; 0 reads and changes nothing."""
+    attributes: dict[str, str] = {}
+    suppressed: int = 0
+    """Denials that the client answered from its own memory since its last check."""
+
+
+class Plan(msgspec.Struct, frozen=True, gc=False):
+    """A check with the policy that matched, the subjects that it names and the limits that apply to it."""
+
+    check: Check
+    policy: Policy
+    policy_version: str
+    subjects: tuple[str, ...]
+    """Names of the declared subjects that are present, the user first."""
+    limits: tuple[Limit, ...]
+    abuse_keys: tuple[str, ...]
+    bucket_keys: tuple[str, ...]
+
+
+def validate_check(user_id: str, action: str, cost: int, attributes: Mapping[str, str], suppressed: int) -> Check:
+    """Bound every part of a check.
+
+    Raises:
+        InvalidCheck: Says which part, and what is allowed.
+    """
+    if not user_id:
+        raise InvalidCheck("user_id is empty; 1 to 1024 bytes are allowed")
+    if len(user_id) > LARGEST_TEXT_BYTES or (not user_id.isascii() and len(user_id.encode()) > LARGEST_TEXT_BYTES):
+        raise InvalidCheck(f"user_id has {len(user_id.encode())} bytes; 1 to 1024 bytes are allowed")
+    if not _ACTION(action):
+        raise InvalidCheck(f"action {action[:64]!r} is not 1 to 128 printable ASCII characters without spaces")
+    if cost < 0:
+        raise InvalidCheck(f"cost is {cost}; whole tokens >= 0 are allowed")
+    if attributes:
+        if len(attributes) > MOST_ATTRIBUTES:
+            raise InvalidCheck(f"attributes has {len(attributes)} entries; at most 16 are allowed")
+        for name, value in attributes.items():
+            if not _ATTRIBUTE_NAME(name) or name in {"user", "action"}:
+                raise InvalidCheck(
+                    f"attributes: the key {name[:64]!r} is not 1 to 64 of a-z 0-9 _, or is `user` or `action`, which stand apart"
+                )
+            if len(value.encode()) > LARGEST_TEXT_BYTES:
+                raise InvalidCheck(f"attributes: {name} has {len(value.encode())} bytes; at most 1024 are allowed")
+    return Check(user_id, action, cost, dict(attributes) if attributes else {}, suppressed)
+
+
+@lru_cache(maxsize=65_536)
+def canonicalize_ip(value: str) -> str:
+    """Write an address in one way; IPv6 by its /64, which is what one customer holds. Other text stays as it is."""
+    try:
+        address = ipaddress.ip_address(value.strip("[]").partition("%")[0])
+    except ValueError:
+        return value
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def plan_check(check: Check, policies: Policies) -> Plan:
+    """Find the policy, the subjects and the keys of one check.
+
+    A limit applies when every subject that it is ``per`` is present.
+
+    Raises:
+        InvalidCheck: The cost is above the capacity of a limit that applies: it could never pass.
+    """
+    policy = policies.match(check.action)
+    names = {"user": name_subject("user", check.user_id)}
+    if check.attributes:
+        for kind in policies.attribute_kinds:
+            value = check.attributes.get(kind)
+            if value:
+                names[kind] = name_subject(kind, canonicalize_ip(value) if kind == "ip" else value)
+    subjects = tuple(names.values())
+    limits: list[Limit] = []
+    bucket_keys: list[str] = []
+    for limit in policy.limits:
+        parts = []
+        for kind in limit.per:
+            name = names.get(kind) if kind != "action" else name_subject("action", check.action)
+            if name is None:
+                break
+            parts.append(name)
+        else:
+            if check.cost > limit.terms.capacity:
+                raise InvalidCheck(f"cost is {check.cost}; limit {limit.label} holds at most {limit.terms.capacity} tokens")
+            limits.append(limit)
+            bucket_keys.append(name_bucket(join_subjects(parts), limit.policy, limit.name))
+    return Plan(
+        check,
+        policy,
+        policies.version,
+        subjects,
+        tuple(limits),
+        tuple([name_abuse(subject) for subject in subjects]),
+        tuple(bucket_keys),
+    )

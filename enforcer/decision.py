@@ -1,0 +1,134 @@
+"""From what the script saw to the answer. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from enforcer.bucket import UNLOWERED, Status, measure_wait_us, scale
+from enforcer.check import Plan
+from enforcer.policy import Limit
+
+Outcome = Literal["allow", "deny", "ban"]
+Reason = Literal["ok", "limit", "banned", "throttled", "open"]
+
+
+class Ban(msgspec.Struct, frozen=True, gc=False):
+    """A ban in force."""
+
+    until_ms: int
+    level: int
+    rule: str
+    verdict_id: str
+    subject: str
+    scope: tuple[str, ...]
+
+
+class Warned(msgspec.Struct, frozen=True, gc=False):
+    """A warning in force: the subject stands one rung below a ban."""
+
+    until_ms: int
+    rule: str
+    verdict_id: str
+    subject: str
+
+
+class Reading(msgspec.Struct, frozen=True, gc=False):
+    """What the script saw for one check."""
+
+    now_us: int
+    """Redis time, microseconds since the epoch; this process's own while degraded."""
+    status: Status
+    factor: int = UNLOWERED
+    refused: int = 0
+    """Sum of 2^i over the limits that had too few tokens at the factor in force."""
+    refused_at_1: int = 0
+    levels: tuple[int, ...] = ()
+    """Units left in each bucket, in the order of the plan's limits."""
+    ban: Ban | None = None
+    warned: Warned | None = None
+    is_degraded: bool = False
+
+
+class LimitStatus(msgspec.Struct, frozen=True, gc=False):
+    """One limit after one check."""
+
+    limit: Limit
+    capacity: int
+    """Tokens, at the factor in force."""
+    remaining: int
+    """Whole tokens."""
+    retry_after_ms: int
+    reset_after_ms: int
+    is_refused: bool
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """The enforcer's answer."""
+
+    outcome: Outcome
+    reason: Reason
+    decided_at_ms: int
+    limits: tuple[LimitStatus, ...] = ()
+    retry_after_ms: int = 0
+    remaining: int = 0
+    """Whole tokens in the bucket that is nearest to empty."""
+    factor: int = UNLOWERED
+    ban: Ban | None = None
+    warned: Warned | None = None
+    refused_at_1: int = 0
+    """Which limits refused by themselves: what a ban may come from."""
+    is_shadow: bool = False
+    """A limit in shadow mode would have refused."""
+    is_degraded: bool = False
+    is_cached: bool = False
+
+
+def decide(plan: Plan, reading: Reading) -> Decision:
+    """Turn one reading into the answer.
+
+    ``retry_after_ms`` is the longest wait among the limits that refused: waited out alone it suffices, and 1 ms less does
+    not while no throttle factor is in force.
+    """
+    decided_at_ms = reading.now_us // 1000
+    ban = reading.ban
+    if ban is not None:
+        wait_ms = max(0, ban.until_ms - decided_at_ms)
+        return Decision("ban", "banned", decided_at_ms, retry_after_ms=wait_ms, ban=ban, is_degraded=reading.is_degraded)
+    refused, factor, now_us, cost = reading.refused, reading.factor, reading.now_us, plan.check.cost
+    statuses = []
+    retry_after_ms, remaining, is_shadow = 0, -1, False
+    for i, limit in enumerate(plan.limits):
+        terms, level = limit.terms, reading.levels[i]
+        units = terms.capacity_units
+        if factor < UNLOWERED:
+            units = max(scale(units, factor), cost * terms.period_ticks)
+        is_refused = bool(refused >> i & 1)
+        wait_ms = 0
+        if is_refused:
+            wait_ms = -(-measure_wait_us(level, terms, factor, cost * terms.period_ticks, now_us) // 1000)
+            if limit.is_shadow:
+                is_shadow = True
+            else:
+                retry_after_ms = max(retry_after_ms, wait_ms)
+        left = level // terms.period_ticks
+        if not limit.is_shadow and (remaining < 0 or left < remaining):
+            remaining = left
+        reset_ms = -(-measure_wait_us(level, terms, factor, units, now_us) // 1000)
+        statuses.append(LimitStatus(limit, units // terms.period_ticks, left, wait_ms, reset_ms, is_refused))
+    status = reading.status
+    return Decision(
+        "allow" if status == Status.ALLOW else "deny",
+        "ok" if status == Status.ALLOW else "throttled" if status == Status.THROTTLED else "limit",
+        decided_at_ms,
+        tuple(statuses),
+        retry_after_ms,
+        max(remaining, 0),
+        factor,
+        None,
+        reading.warned,
+        reading.refused_at_1 if status == Status.LIMIT else 0,
+        is_shadow,
+        reading.is_degraded,
+    )

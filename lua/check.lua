@@ -1,0 +1,228 @@
+-- check.lua: decide many checks, each atomically: bans, then the throttle factor, then refill and take, all or nothing.
+--
+-- Atomic: each check, and the whole call on one server. A refused check changes no bucket, save the level at factor 1.
+-- A check that fails (a key of a wrong type, no memory left) fails alone, before it has written anything.
+-- Repeating a call spends again: never retry it, except after NOSCRIPT, which has no effect.
+--
+-- KEYS[...]  for each check in turn: the abuse keys of its subjects, then the bucket keys of its limits.
+-- ARGV[1]    now_us: time to use instead of the server's, microseconds since the epoch; empty in production.
+-- ARGV[2]    deadline_us: past this time of the server nothing is taken and no check is answered; 0 for none.
+-- ARGV[3]    terms_count: how many terms follow.
+-- ARGV[...]  for each terms, 5 numbers:
+--              capacity_units  tokens x period_ticks, below 2^53
+--              refill          units that one tick adds
+--              period_ticks    units that one token is
+--              tick_us         microseconds in a tick: 1 or 1000
+--              tag             names these terms; a bucket with another tag counts as new
+-- ARGV[...]  for each check: action, cost in tokens (0 reads and changes nothing), factor of the action in per mille,
+--            number of subjects, number of limits, and for each limit the index of its terms, negative in shadow mode.
+--
+-- Returns { now_us, result, ... }, one result for each check, or { now_us } when the deadline had passed:
+--   allowed, refused      { 0 | 1 limit | 2 throttled, factor, refused, refused_at_1, level..., [warning] }
+--                         refused, refused_at_1: sums of 2^(i-1) of the limits with too few tokens, at the factor in force
+--                         and at factor 1; level: units left in each bucket; warning: until_ms, rule, verdict_id, subject index
+--   banned                { 3, until_ms, level, rule, verdict_id, subject index, scope }
+--   failed                { 4, error text }
+--
+-- Key types: abuse:{subject} string, JSON (topics.events.AbuseState). rate_limit:{subject}:policy:limit string,
+-- "level time_ticks tag" or, while a factor lowers the limit, "level time_ticks tag level_at_1 remainder"
+-- (remainder: thousandths of a tick that are not yet credited).
+
+local ALLOW, LIMIT, THROTTLED, BAN, FAILED = 0, 1, 2, 3, 4
+local UNLOWERED = 1000
+
+local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
+local match, format, tonumber = string.match, string.format, tonumber
+
+local now_us = tonumber(ARGV[1])
+if not now_us then
+  local time = call('TIME')
+  now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+local deadline_us = tonumber(ARGV[2])
+if deadline_us > 0 and now_us > deadline_us then
+  return { now_us }
+end
+local now_ms = floor(now_us / 1000)
+
+local all_terms, next_arg = {}, 4
+for i = 1, tonumber(ARGV[3]) do
+  local tick_us = tonumber(ARGV[next_arg + 3])
+  all_terms[i] = {
+    capacity = tonumber(ARGV[next_arg]),
+    refill = tonumber(ARGV[next_arg + 1]),
+    period = tonumber(ARGV[next_arg + 2]),
+    tick_us = tick_us,
+    tag = ARGV[next_arg + 4],
+    now = floor(now_us / tick_us),
+  }
+  next_arg = next_arg + 5
+end
+
+-- units x factor / 1000, rounded down, without passing 2^53 on the way.
+local function scale(units, factor)
+  local thousands = floor(units / 1000)
+  return thousands * factor + floor((units - thousands * 1000) * factor / 1000)
+end
+
+local function covers(scope, action)
+  for i = 1, #scope do
+    local glob = scope[i]
+    if glob == '*' or glob == action then
+      return true
+    end
+    local pattern = glob:gsub('[%^%$%(%)%%%.%[%]%+%-%?]', '%%%0'):gsub('%*', '.*')
+    if match(action, '^' .. pattern .. '$') then
+      return true
+    end
+  end
+  return false
+end
+
+-- What stands against the subjects: the longest ban that covers the action, the product of the factors, a warning.
+local function judge(first_key, subjects, action, factor)
+  local ban, warning
+  for i = 1, subjects do
+    local raw = call('GET', KEYS[first_key + i - 1])
+    if raw then
+      local state = cjson.decode(raw)
+      for _, candidate in ipairs(state.bans or {}) do
+        if candidate.until_ms > now_ms and covers(candidate.scope, action) and (not ban or candidate.until_ms > ban[2]) then
+          ban = { BAN, candidate.until_ms, candidate.level, candidate.rule, candidate.verdict_id, i,
+                  table.concat(candidate.scope, ',') }
+        end
+      end
+      if (state.factor_until_ms or 0) > now_ms then
+        factor = max(1, floor(factor * state.factor / UNLOWERED))
+      end
+      if (state.warn_until_ms or 0) > now_ms then
+        warning = { state.warn_until_ms, state.warn_rule, state.warn_verdict, i }
+      end
+    end
+  end
+  return ban, factor, warning
+end
+
+-- One bucket as it is now: its level at the factor, its level at factor 1 (nil while they are the same), the remainder.
+local function refill(raw, terms, factor, cost_units)
+  local capacity = factor == UNLOWERED and terms.capacity or max(scale(terms.capacity, factor), cost_units)
+  local level, time, tag, level_at_1, remainder
+  if raw then
+    level, time, tag, level_at_1, remainder = match(raw, '^(%d+) (%d+) (%S+) ?(%d*) ?(%d*)$')
+  end
+  if tag ~= terms.tag then
+    return { level = capacity, time = terms.now, at_1 = factor < UNLOWERED and terms.capacity or nil, remainder = 0 }
+  end
+  level, time = tonumber(level), tonumber(time)
+  level_at_1, remainder = tonumber(level_at_1), tonumber(remainder) or 0
+  if factor < UNLOWERED and not level_at_1 then
+    level_at_1 = level
+  end
+  local elapsed = terms.now - time
+  if elapsed <= 0 then
+    elapsed = 0 -- a clock that steps back freezes the bucket
+  else
+    time = terms.now
+  end
+  if level_at_1 then
+    level_at_1 = min(terms.capacity, level_at_1 + min(elapsed, ceil((terms.capacity - level_at_1) / terms.refill)) * terms.refill)
+  end
+  if level >= capacity then
+    level, remainder = capacity, 0
+  else
+    local to_full = ceil((capacity - level) / terms.refill)
+    local credited = min(elapsed, ceil(to_full * UNLOWERED / factor)) * factor + remainder
+    local ticks = floor(credited / UNLOWERED)
+    if ticks >= to_full then
+      level, remainder = capacity, 0
+    else
+      level, remainder = level + ticks * terms.refill, credited - ticks * UNLOWERED
+    end
+  end
+  if factor == UNLOWERED and level_at_1 and level >= level_at_1 then
+    level_at_1 = nil -- nothing of an earlier factor is left to tell apart
+  end
+  return { level = level, time = time, at_1 = level_at_1, remainder = remainder }
+end
+
+local function write(key, bucket, terms, factor)
+  local ticks = ceil(ceil((terms.capacity - bucket.level) / terms.refill) * UNLOWERED / factor)
+  local value
+  if bucket.at_1 or bucket.remainder > 0 then
+    local at_1 = bucket.at_1 or bucket.level
+    ticks = max(ticks, ceil((terms.capacity - at_1) / terms.refill))
+    value = format('%.0f %.0f %s %.0f %.0f', bucket.level, bucket.time, terms.tag, at_1, bucket.remainder)
+  else
+    value = format('%.0f %.0f %s', bucket.level, bucket.time, terms.tag)
+  end
+  local expire_ms = max(1, ceil(ticks * terms.tick_us / 1000))
+  call('SET', key, value, 'PX', format('%.0f', expire_ms))
+end
+
+local function check(first_key, first_arg)
+  local action, cost = ARGV[first_arg], tonumber(ARGV[first_arg + 1])
+  local subjects, limits = tonumber(ARGV[first_arg + 3]), tonumber(ARGV[first_arg + 4])
+  local ban, factor, warning = judge(first_key, subjects, action, tonumber(ARGV[first_arg + 2]))
+  if ban then
+    return ban
+  end
+
+  local buckets, refused, refused_at_1, bit = {}, 0, 0, 1
+  local passes, passes_at_1 = true, true
+  for i = 1, limits do
+    local index = tonumber(ARGV[first_arg + 4 + i])
+    local is_shadow = index < 0
+    local terms = all_terms[is_shadow and -index or index]
+    local cost_units = cost * terms.period
+    local bucket = refill(call('GET', KEYS[first_key + subjects + i - 1]), terms, factor, cost_units)
+    bucket.terms, bucket.cost, bucket.is_shadow = terms, cost_units, is_shadow
+    bucket.has, bucket.has_at_1 = bucket.level >= cost_units, (bucket.at_1 or bucket.level) >= cost_units
+    if not bucket.has then
+      refused = refused + bit
+      passes = passes and is_shadow
+    end
+    if not bucket.has_at_1 then
+      refused_at_1 = refused_at_1 + bit
+      passes_at_1 = passes_at_1 and is_shadow
+    end
+    buckets[i], bit = bucket, bit * 2
+  end
+
+  local status = passes and ALLOW or (passes_at_1 and THROTTLED or LIMIT)
+  local result = { status, factor, refused, refused_at_1 }
+  for i = 1, limits do
+    local bucket = buckets[i]
+    local takes = passes and bucket.has
+    local takes_at_1 = bucket.at_1 and passes_at_1 and bucket.has_at_1
+    if takes then
+      bucket.level = bucket.level - bucket.cost
+    end
+    if takes_at_1 then
+      bucket.at_1 = bucket.at_1 - bucket.cost
+    end
+    if cost > 0 and (takes or takes_at_1) then
+      write(KEYS[first_key + subjects + i - 1], bucket, bucket.terms, factor)
+    end
+    result[4 + i] = bucket.level
+  end
+  if warning then
+    for i = 1, 4 do
+      result[4 + limits + i] = warning[i]
+    end
+  end
+  return result
+end
+
+local results, first_key, position = { now_us }, 1, 1
+while ARGV[next_arg] do
+  local subjects, limits = tonumber(ARGV[next_arg + 3]), tonumber(ARGV[next_arg + 4])
+  local ok, result = pcall(check, first_key, next_arg)
+  if not ok then
+    result = { FAILED, type(result) == 'table' and result.err or tostring(result) }
+  end
+  position = position + 1
+  results[position] = result
+  first_key = first_key + subjects + limits
+  next_arg = next_arg + 5 + limits
+end
+return results
