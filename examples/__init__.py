@@ -1,0 +1,1 @@
+"""What a newcomer starts: a protected backend, a traffic simulator, a replay of access logs, the live view and the demo."""

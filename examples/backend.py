@@ -1,0 +1,157 @@
+"""An HTTP API that asks Ratchet before it does any work: ``python -m examples.backend --enforcer 127.0.0.1:50050``.
+
+``POST /login`` (JSON ``user`` and ``password``), ``GET /search?q=``, ``GET /healthz``. Run with ``--help`` for the options.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+import typer
+from aiohttp import web
+
+from examples.actors import password_of
+from examples.client_ip import find_client_ip
+from examples.enforcer_client import CheckRefusedError, EnforcerAwayError, EnforcerClient
+from examples.http_headers import PROBLEM_CONTENT_TYPE, describe_decision, describe_fail_open
+
+LARGEST_BODY_BYTES = 16_384
+ANONYMOUS = "anonymous"
+"""Whom searches without ``x-user`` are counted for; real backends take the user from their session."""
+
+_ENFORCER = web.AppKey("enforcer", EnforcerClient)
+_LOG = logging.getLogger("examples.backend")
+
+Work = Callable[[], Awaitable[web.StreamResponse]]
+
+
+def create_app(enforcer: EnforcerClient) -> web.Application:
+    """Make the application; it closes ``enforcer`` when it ends.
+
+    While the enforcer is away requests are served with the header ``x-ratchet-fail-open``: a limiter in trouble must not take
+    its backend down with it. A check that the enforcer calls wrong is never served: its client would have found the way
+    around every limit.
+    """
+    app = web.Application(client_max_size=LARGEST_BODY_BYTES)
+    app[_ENFORCER] = enforcer
+    app.router.add_post("/login", _login)
+    app.router.add_get("/search", _search)
+    app.router.add_get("/healthz", _health)
+    app.on_cleanup.append(_close_enforcer)
+    return app
+
+
+async def _close_enforcer(app: web.Application) -> None:
+    await app[_ENFORCER].close()
+
+
+async def _health(_: web.Request) -> web.Response:
+    return web.json_response({"status": "ok"})
+
+
+async def _login(request: web.Request) -> web.StreamResponse:
+    try:
+        credentials = await request.json()
+        user, password = credentials["user"], credentials["password"]
+    except (ValueError, KeyError, TypeError):
+        return _refuse_content('expected JSON: {"user": "...", "password": "..."}')
+    if not isinstance(user, str) or not isinstance(password, str) or not _is_text(user):
+        return _refuse_content("user and password have to be text, user not empty")
+
+    async def check_password() -> web.StreamResponse:
+        if hmac.compare_digest(password.encode(errors="replace"), password_of(user).encode()):
+            return web.json_response({"user": user, "token": "example"})
+        problem = {"title": "Wrong user or password", "status": 401}
+        headers = {"WWW-Authenticate": 'Bearer realm="example"'}
+        return web.json_response(problem, status=401, headers=headers, content_type=PROBLEM_CONTENT_TYPE)
+
+    return await _guard(request, user=user, action="login", work=check_password)
+
+
+async def _search(request: web.Request) -> web.StreamResponse:
+    user, query = request.headers.get("x-user") or ANONYMOUS, request.query.get("q", "")
+    if not _is_text(user):
+        return _refuse_content("x-user has to be UTF-8")
+
+    async def find() -> web.StreamResponse:
+        return web.json_response({"query": query, "results": [f"{query} {number}" for number in range(3)]})
+
+    return await _guard(request, user=user, action="search", work=find)
+
+
+async def _guard(request: web.Request, *, user: str, action: str, work: Work) -> web.StreamResponse:
+    """Ask for one decision, then do the work or refuse it."""
+    ip = find_client_ip(request.remote or "", request.headers.getall("x-forwarded-for", []))
+    try:
+        decision = await request.app[_ENFORCER].check(user=user, action=action, ip=ip)
+        answer = describe_decision(decision, now_ms=time.time_ns() // 1_000_000)
+    except CheckRefusedError as error:
+        return _refuse_content(str(error))
+    except EnforcerAwayError as error:
+        _LOG.warning("served %s without a decision: %s", action, error)
+        response = await work()
+        response.headers.update(describe_fail_open(error.why))
+        return response
+    if answer.problem is None:
+        response = await work()
+        response.headers.update(answer.headers)
+        return response
+    body = json.dumps(answer.problem)
+    return web.Response(text=body, status=answer.status, headers=answer.headers, content_type=PROBLEM_CONTENT_TYPE)
+
+
+def _refuse_content(detail: str) -> web.Response:
+    problem = {"title": "Bad Request", "status": 400, "detail": detail}
+    return web.json_response(problem, status=400, content_type=PROBLEM_CONTENT_TYPE)
+
+
+def _is_text(text: str) -> bool:
+    """Tell whether protobuf can carry it: not empty, no lone surrogates (which is what bad UTF-8 in a header becomes)."""
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+async def serve(enforcer: str, host: str, port: int) -> None:
+    """Serve until SIGTERM or SIGINT, then finish the requests under way.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
+    runner = web.AppRunner(create_app(EnforcerClient(enforcer)), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, shutdown_timeout=5.0).start()
+        print(f"backend on http://{host}:{port}, asks {enforcer}", flush=True)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+def main(
+    enforcer: Annotated[str, typer.Option(envvar="ENFORCER", help="host:port of an enforcer or of Envoy.")] = "127.0.0.1:50050",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+) -> None:
+    """Run the protected example API until Ctrl-C."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        asyncio.run(serve(enforcer, host, port))
+    except OSError as error:
+        typer.echo(f"cannot listen on {host}:{port}: {error.strerror}; take another one with --port", err=True)
+        raise typer.Exit(1) from error
+
+
+if __name__ == "__main__":
+    typer.run(main)
