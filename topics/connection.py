@@ -1,4 +1,4 @@
-"""Open clients of Kafka, and say in plain words when it is away."""
+"""Find Kafka, or say in plain words that it is away."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
@@ -64,36 +63,3 @@ async def _require_brokers(admin: AIOKafkaAdminClient) -> None:
     # A broker that is still starting accepts connections before it knows of any broker.
     if not (await admin.describe_cluster())["brokers"]:
         raise KafkaError("no broker has registered yet")
-
-
-@asynccontextmanager
-async def open_consumer(bootstrap: str, *, wait_s: float = 0.0, tell: Tell = keep_silent) -> AsyncIterator[AIOKafkaConsumer]:
-    """Open a consumer that is in no group, commits nothing and has nothing assigned yet, and close it at the end.
-
-    Args:
-        bootstrap: ``host:port[,host:port]``.
-        wait_s: How long to keep trying; at 0 there is one attempt.
-        tell: Is told once when there is something to wait for.
-
-    Raises:
-        KafkaUnavailable: No broker answered in that time.
-    """
-    async with open_admin(bootstrap, wait_s=wait_s, tell=tell):
-        pass
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
-        enable_auto_commit=False,
-        # A reader that retention has overtaken has to know: what it proves or shows would silently have a hole.
-        auto_offset_reset="none",
-        fetch_max_wait_ms=200,
-        max_partition_fetch_bytes=4 * 1_048_576,
-    )
-    try:
-        await consumer.start()
-    except (KafkaError, OSError, TimeoutError) as error:
-        await consumer.stop()
-        raise KafkaUnavailable(bootstrap, error) from error
-    try:
-        yield consumer
-    finally:
-        await consumer.stop()

@@ -54,7 +54,7 @@ class TopicSpec:
             "min.insync.replicas": "2" if replication >= LARGEST_REPLICATION else "1",
         }
         if self.cleanup == "compact":
-            # The segment that is being written is never compacted: this rolls it, so that readers get states and not every change.
+            # The segment that is being written is never compacted: this rolls it, so that readers get states, not changes.
             config["max.compaction.lag.ms"] = str(DAY_MS)
         else:
             # Retention drops whole segments: with Kafka's week a topic of two days would keep nine.
