@@ -118,7 +118,7 @@ def refill(bucket: Bucket | None, terms: Terms, factor: int, cost: int, now_us: 
     now = now_us // terms.tick_us
     capacity = terms.capacity_units
     if factor < UNLOWERED:
-        capacity = max(scale(capacity, factor), cost * terms.period_ticks)
+        capacity = min(capacity, max(scale(capacity, factor), cost * terms.period_ticks))
     if bucket is None or bucket.tag != terms.tag or now_us >= bucket.expires_us:
         return Bucket(capacity, now, terms.tag, terms.capacity_units if factor < UNLOWERED else None)
     level, remainder, level_at_1 = bucket.level, bucket.remainder, bucket.level_at_1

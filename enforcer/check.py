@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -70,7 +70,7 @@ def validate_check(user_id: str, action: str, cost: int, attributes: Mapping[str
         for name, value in attributes.items():
             if not _ATTRIBUTE_NAME(name) or name in {"user", "action"}:
                 raise InvalidCheck(
-                    f"attributes: the key {name[:64]!r} is not 1 to 64 of a-z 0-9 _, or is `user` or `action`, which stand apart"
+                    f"attributes: the key {name[:64]!r} is not allowed; 1 to 64 of a-z 0-9 _ are, but not `user` and `action`"
                 )
             if len(value.encode()) > LARGEST_TEXT_BYTES:
                 raise InvalidCheck(f"attributes: {name} has {len(value.encode())} bytes; at most 1024 are allowed")
@@ -105,28 +105,45 @@ def plan_check(check: Check, policies: Policies) -> Plan:
         for kind in policies.attribute_kinds:
             value = check.attributes.get(kind)
             if value:
-                names[kind] = name_subject(kind, canonicalize_ip(value) if kind == "ip" else value)
-    subjects = tuple(names.values())
-    limits: list[Limit] = []
-    bucket_keys: list[str] = []
+                names[kind] = name_attribute(kind, value)
+    applied = apply_limits(policy, names, check.action)
+    for _, limit in applied:
+        if check.cost > limit.terms.capacity:
+            raise InvalidCheck(f"cost is {check.cost}; limit {limit.label} holds at most {limit.terms.capacity} tokens")
+    return build_plan(check, policy, policies.version, names.values(), applied)
+
+
+def name_attribute(kind: str, value: str) -> str:
+    """Name the subject that an attribute is."""
+    return name_subject(kind, canonicalize_ip(value) if kind == "ip" else value)
+
+
+def apply_limits(policy: Policy, names: Mapping[str, str], action: str) -> list[tuple[str, Limit]]:
+    """Bucket key and limit, for each limit all of whose ``per`` is present in ``names`` (subject names by kind)."""
+    applied = []
     for limit in policy.limits:
         parts = []
         for kind in limit.per:
-            name = names.get(kind) if kind != "action" else name_subject("action", check.action)
+            name = names.get(kind) if kind != "action" else name_subject("action", action)
             if name is None:
                 break
             parts.append(name)
         else:
-            if check.cost > limit.terms.capacity:
-                raise InvalidCheck(f"cost is {check.cost}; limit {limit.label} holds at most {limit.terms.capacity} tokens")
-            limits.append(limit)
-            bucket_keys.append(name_bucket(join_subjects(parts), limit.policy, limit.name))
+            applied.append((name_bucket(join_subjects(parts), limit.policy, limit.name), limit))
+    return applied
+
+
+def build_plan(
+    check: Check, policy: Policy, version: str, subjects: Iterable[str], applied: Sequence[tuple[str, Limit]]
+) -> Plan:
+    """Put a plan together."""
+    subjects = tuple(subjects)
     return Plan(
         check,
         policy,
-        policies.version,
+        version,
         subjects,
-        tuple(limits),
+        tuple([limit for _, limit in applied]),
         tuple([name_abuse(subject) for subject in subjects]),
-        tuple(bucket_keys),
+        tuple([key for key, _ in applied]),
     )

@@ -103,7 +103,7 @@ def decide(plan: Plan, reading: Reading) -> Decision:
         terms, level = limit.terms, reading.levels[i]
         units = terms.capacity_units
         if factor < UNLOWERED:
-            units = max(scale(units, factor), cost * terms.period_ticks)
+            units = min(units, max(scale(units, factor), cost * terms.period_ticks))
         is_refused = bool(refused >> i & 1)
         wait_ms = 0
         if is_refused:

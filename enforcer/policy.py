@@ -6,7 +6,6 @@ script's own units.
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,26 +110,27 @@ class PoliciesDocument(_Document):
         names: set[str] = set()
         actions: set[str] = set()
         for position, policy in enumerate(self.policies):
-            where = f"policies[{position}]"
+            where = f"policies[{position}]: {policy.name}"
             if policy.name in names:
                 raise ValueError(f"{where}: the name stands twice")
             if policy.match.action in actions:
                 raise ValueError(f"{where}: the action {policy.match.action!r} is matched by an earlier policy")
             names.add(policy.name)
             actions.add(policy.match.action)
-            limits = [limit.name for limit in policy.limits]
-            if len(set(limits)) != len(limits):
-                raise ValueError(f"{where}: a limit's name stands twice")
-            for limit in policy.limits:
-                for kind in limit.per:
-                    if kind not in self.subjects and kind != "action":
-                        allowed = ", ".join((*self.subjects, "action"))
-                        raise ValueError(
-                            f"{where}: {policy.name}: limit {limit.name}: per: {kind!r} is not declared; allowed are: {allowed}"
-                        )
+            self._are_declared(policy, where)
         if "*" not in actions:
             raise ValueError('policies: the catch-all is missing: a policy with match: { action: "*" }')
         return self
+
+    def _are_declared(self, policy: PolicyDocument, where: str) -> None:
+        limits = [limit.name for limit in policy.limits]
+        if len(set(limits)) != len(limits):
+            raise ValueError(f"{where}: a limit's name stands twice")
+        allowed = (*self.subjects, "action")
+        for limit in policy.limits:
+            for kind in limit.per:
+                if kind not in allowed:
+                    raise ValueError(f"{where}: limit {limit.name}: per: {kind!r} is not one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +187,8 @@ class Policies:
             if entry.match.action == "*":
                 catch_all = policy
             elif "*" in entry.match.action:
-                globs.append(
-                    (re.compile(fnmatch.translate(entry.match.action.replace("[", "[[]").replace("?", "[?]"))), policy)
-                )
+                pattern = ".*".join(re.escape(part) for part in entry.match.action.split("*"))
+                globs.append((re.compile(pattern + r"\Z"), policy))
             else:
                 exact[entry.match.action] = policy
         assert catch_all is not None  # noqa: S101 the document was found valid

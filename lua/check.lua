@@ -105,7 +105,10 @@ end
 
 -- One bucket as it is now: its level at the factor, its level at factor 1 (nil while they are the same), the remainder.
 local function refill(raw, terms, factor, cost_units)
-  local capacity = factor == UNLOWERED and terms.capacity or max(scale(terms.capacity, factor), cost_units)
+  local capacity = terms.capacity
+  if factor < UNLOWERED then
+    capacity = min(capacity, max(scale(capacity, factor), cost_units))
+  end
   local level, time, tag, level_at_1, remainder
   if raw then
     level, time, tag, level_at_1, remainder = match(raw, '^(%d+) (%d+) (%S+) ?(%d*) ?(%d*)$')

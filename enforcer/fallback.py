@@ -1,0 +1,120 @@
+"""Decisions while Redis is away: what the policy says, from memory. Pure but for the state it holds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import msgspec
+
+from enforcer.bucket import UNLOWERED, Bucket, Status, Terms, take
+from enforcer.check import Plan
+from enforcer.decision import Ban, Reading
+from enforcer.policy import Limit
+
+MOST_BUCKETS = 100_000
+MOST_BANS = 100_000
+
+
+@dataclass(slots=True)
+class Fallback:
+    """Answers from this process alone, marked degraded.
+
+    A policy's ``local`` keeps buckets of the limit divided by the number of enforcers, so that all together admit about what
+    the limit allows. Bans that this process has seen hold until their end. Both memories are bounded; the one that was used
+    least lately goes first.
+    """
+
+    enforcers: int
+    """By how many processes the limits are shared, >= 1."""
+    _buckets: OrderedDict[str, Bucket] = field(default_factory=OrderedDict)
+    _bans: OrderedDict[str, Ban] = field(default_factory=OrderedDict)
+
+    def remember(self, ban: Ban) -> None:
+        """Keep a ban that Redis reported."""
+        known = self._bans.get(ban.subject)
+        if known is None or known.until_ms <= ban.until_ms:
+            self._bans[ban.subject] = ban
+            self._bans.move_to_end(ban.subject)
+            if len(self._bans) > MOST_BANS:
+                self._bans.popitem(last=False)
+
+    def share(self, plan: Plan) -> Plan:
+        """The same plan with this process's share of each limit: the terms that ``read`` decides by."""
+        return msgspec.structs.replace(plan, limits=_share_limits(plan.limits, self.enforcers))
+
+    def read(self, plan: Plan, now_us: int) -> Reading:
+        """Decide as the script would, without Redis.
+
+        A cost above the share of a limit takes the whole share.
+
+        Args:
+            plan: As ``share`` returned it.
+            now_us: This process's clock, microseconds since the epoch.
+        """
+        for subject in plan.subjects:
+            ban = self._bans.get(subject)
+            if ban is not None:
+                if ban.until_ms * 1000 <= now_us:
+                    del self._bans[subject]
+                elif covers(ban.scope, plan.check.action):
+                    return Reading(now_us, Status.BAN, ban=ban, is_degraded=True)
+        terms = [limit.terms for limit in plan.limits]
+        full = tuple(t.capacity_units for t in terms)
+        if plan.policy.without_redis == "allow":
+            return Reading(now_us, Status.ALLOW, levels=full, is_degraded=True)
+        if plan.policy.without_redis == "deny":
+            mask = sum(1 << i for i, limit in enumerate(plan.limits) if not limit.is_shadow)
+            return Reading(now_us, Status.LIMIT, refused=mask, levels=(0,) * len(terms), is_degraded=True)
+        cost = min(plan.check.cost, *(t.capacity for t in terms)) if terms else plan.check.cost
+        stored, taken = take(
+            [self._buckets.get(key) for key in plan.bucket_keys],
+            terms,
+            [limit.is_shadow for limit in plan.limits],
+            cost,
+            UNLOWERED,
+            now_us,
+        )
+        for key, bucket in zip(plan.bucket_keys, stored, strict=True):
+            if bucket is not None:
+                self._buckets[key] = bucket
+                self._buckets.move_to_end(key)
+        while len(self._buckets) > MOST_BUCKETS:
+            self._buckets.popitem(last=False)
+        return Reading(now_us, taken.status, refused=taken.refused, levels=taken.levels, is_degraded=True)
+
+
+@lru_cache(maxsize=4096)
+def _share_limits(limits: tuple[Limit, ...], enforcers: int) -> tuple[Limit, ...]:
+    return tuple(replace(limit, terms=share_terms(limit.terms, enforcers)) for limit in limits)
+
+
+def share_terms(terms: Terms, enforcers: int) -> Terms:
+    """One process's share: the capacity divided (at least 1), the refill period multiplied."""
+    capacity, period_ticks = max(1, terms.capacity // enforcers), terms.period_ticks * enforcers
+    return replace(
+        terms,
+        capacity=capacity,
+        period_ticks=period_ticks,
+        capacity_units=capacity * period_ticks,
+        tag=f"{terms.tag}/{enforcers}",
+    )
+
+
+def covers(scope: tuple[str, ...], action: str) -> bool:
+    """Whether a ban's globs cover an action; ``*`` stands for any run of characters."""
+    return any(glob in {"*", action} or _matches(glob, action) for glob in scope)
+
+
+def _matches(glob: str, text: str) -> bool:
+    first, *middle, last = glob.split("*") if "*" in glob else (glob, "")
+    if "*" not in glob or not text.startswith(first) or not text.endswith(last) or len(text) < len(first) + len(last):
+        return False
+    position, end = len(first), len(text) - len(last)
+    for part in middle:
+        position = text.find(part, position, end)
+        if position < 0:
+            return False
+        position += len(part)
+    return True

@@ -1,0 +1,116 @@
+"""Fold refusals: those of one flush that count against one subject by one limit become one record. Pure.
+
+A refusal counts for kind K only if a limit whose ``per`` contains K refused it at factor 1, so nobody is counted against for
+a limit that somebody else drained; banned, throttled, open, shadowed and degraded refusals never count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from enforcer.check import Plan
+from enforcer.decision import Decision
+from enforcer.policy import Limit
+from topics.wire import Fold
+
+MOST_HASHES = 64
+MOST_REFUSED = 50_000
+"""Subjects whose admits are counted: those refused lately."""
+
+Key = tuple[str, str, str, str]
+"""Subject, action, policy, limit."""
+
+
+def hash_text(text: str) -> int:
+    """48 bits of BLAKE2b: tells texts apart in counts of distinct ones, and stays exact in JSON."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest())
+
+
+@dataclass(slots=True)
+class _Open:
+    count: int
+    admitted: int
+    first_ms: int
+    last_ms: int
+    attributes: dict[str, str]
+    users: set[int]
+
+
+@dataclass(slots=True)
+class Folder:
+    """Folds decisions until they are taken. Holds at most ``MOST_REFUSED`` counts of admits; the oldest go first."""
+
+    foldable: tuple[str, ...] = ()
+    """Attributes to keep where all the refusals of a fold share them."""
+    _open: dict[Key, _Open] = field(default_factory=dict)
+    _admitted: OrderedDict[tuple[str, str], int] = field(default_factory=OrderedDict)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, plan: Plan, decision: Decision) -> None:
+        """Count one decision: a refusal into its folds, an admission for subjects that were refused lately."""
+        if decision.outcome == "allow":
+            if self._admitted:
+                for subject in plan.subjects:
+                    key = (subject, plan.check.action)
+                    if key in self._admitted:
+                        self._admitted[key] += 1
+            return
+        if decision.reason != "limit" or decision.is_degraded:
+            return
+        for subject in plan.subjects:
+            limit = _find_refusing(plan, decision.refused_at_1, subject[: subject.index("=")])
+            if limit is not None:
+                self._count(subject, limit, plan, decision)
+
+    def _count(self, subject: str, limit: Limit, plan: Plan, decision: Decision) -> None:
+        check, at_ms = plan.check, decision.decided_at_ms
+        count = 1 + check.suppressed
+        key = (subject, check.action, limit.policy, limit.name)
+        attributes = {name: check.attributes[name] for name in self.foldable if name in check.attributes}
+        fold = self._open.get(key)
+        if fold is None:
+            admits = (subject, check.action)
+            fold = _Open(count, self._admitted.pop(admits, 0), at_ms, at_ms, attributes, set())
+            self._open[key] = fold
+            self._admitted[admits] = 0
+            if len(self._admitted) > MOST_REFUSED:
+                self._admitted.popitem(last=False)
+        else:
+            fold.count += count
+            fold.first_ms = min(fold.first_ms, at_ms)
+            fold.last_ms = max(fold.last_ms, at_ms)
+            if fold.attributes != attributes:
+                fold.attributes = dict(fold.attributes.items() & attributes.items())
+        if not subject.startswith("user=") and len(fold.users) < MOST_HASHES:
+            fold.users.add(hash_text(check.user_id))
+
+    def take(self) -> list[Fold]:
+        """Hand out the folds since the last call, and begin anew."""
+        folds = [
+            Fold(
+                subject,
+                action,
+                policy,
+                limit,
+                fold.count,
+                fold.first_ms,
+                fold.last_ms,
+                fold.admitted,
+                tuple(sorted(fold.users)),
+                attributes=fold.attributes,
+            )
+            for (subject, action, policy, limit), fold in self._open.items()
+        ]
+        self._open.clear()
+        return folds
+
+
+def _find_refusing(plan: Plan, refused_at_1: int, kind: str) -> Limit | None:
+    for i, limit in enumerate(plan.limits):
+        if refused_at_1 >> i & 1 and not limit.is_shadow and kind in limit.per:
+            return limit
+    return None

@@ -1,0 +1,62 @@
+"""What Prometheus reads. Counters are plain integers of the decision path, turned into metrics when somebody asks.
+
+Every series has a fixed set of labels: none grows with users, actions or addresses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from enforcer.decider import Decider
+
+
+class EnforcerCollector(Collector):
+    """Reads one decider's counts."""
+
+    def __init__(self, decider: Decider) -> None:
+        self._decider = decider
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric of the enforcer."""
+        decider, store, emitter = self._decider, self._decider.store, self._decider.emitter
+        decisions = CounterMetricFamily("ratchet_decisions", "Decisions by outcome and reason.", labels=["outcome", "reason"])
+        for (outcome, reason), count in sorted(decider.counts.items()):
+            decisions.add_metric([outcome, reason], count)
+        yield decisions
+        for name, text, value in (
+            ("ratchet_degraded_decisions", "Decisions that were made without Redis.", decider.degraded),
+            ("ratchet_shadow_refusals", "Decisions that a limit in shadow mode would have refused.", decider.shadowed),
+            ("ratchet_redis_calls", "Script calls; decisions divided by this is how many share one.", store.stats.calls),
+            ("ratchet_redis_checks", "Checks sent to Redis.", store.stats.checks),
+            ("ratchet_redis_timeouts", "Script calls that were given up at their deadline.", store.stats.timeouts),
+            ("ratchet_redis_late", "Script calls that reached Redis after their deadline and took nothing.", store.stats.late),
+            ("ratchet_redis_errors", "Script calls that Redis refused.", store.stats.errors),
+            ("ratchet_redis_connections", "Connections made to Redis.", store.stats.reconnects),
+            ("ratchet_script_loads", "Times the script was loaded.", store.stats.reloads),
+            ("ratchet_events_offered", "Decisions given to emission.", emitter.stats.offered),
+            ("ratchet_events_acknowledged", "Decisions that Kafka has.", emitter.stats.acknowledged),
+            ("ratchet_events_dropped", "Decisions dropped and announced as a gap.", emitter.stats.dropped),
+            ("ratchet_folds", "Folds sent to the detector.", emitter.stats.folds),
+            ("ratchet_kafka_failures", "Times a batch was not acknowledged.", emitter.stats.failures),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        yield GaugeMetricFamily("ratchet_redis_available", "1 while Redis answers in time.", value=store.is_available)
+        yield GaugeMetricFamily("ratchet_kafka_connected", "1 while a producer stands.", value=emitter.kafka.is_connected)
+        yield GaugeMetricFamily("ratchet_events_buffered", "Decisions that Kafka does not have yet.", value=emitter.buffered)
+        policies = InfoMetricFamily("ratchet_policies", "The policies document in force.")
+        policies.add_metric([], {"version": decider.policies.version})
+        yield policies
+
+
+def build_registry(decider: Decider) -> CollectorRegistry:
+    """Build the registry of one enforcer process."""
+    registry = CollectorRegistry()
+    registry.register(EnforcerCollector(decider))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry

@@ -1,0 +1,121 @@
+"""The gRPC service of ``ratchet.v1.Enforcer``: messages to checks, decisions to messages."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+
+from enforcer.check import MOST_CHECKS_PER_BATCH, Check, InvalidCheck, Plan, plan_check, validate_check
+from enforcer.decider import Decider
+from enforcer.decision import Decision
+from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
+
+_OUTCOMES = {
+    "allow": enforcer_pb2.OUTCOME_ALLOW,
+    "deny": enforcer_pb2.OUTCOME_DENY,
+    "ban": enforcer_pb2.OUTCOME_BAN,
+}
+_REASONS = {
+    "ok": enforcer_pb2.REASON_OK,
+    "limit": enforcer_pb2.REASON_LIMIT,
+    "banned": enforcer_pb2.REASON_BANNED,
+    "throttled": enforcer_pb2.REASON_THROTTLED,
+    "open": enforcer_pb2.REASON_OPEN,
+}
+
+
+class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
+    """Answers checks. Plain grpcio code: it runs on either transport."""
+
+    def __init__(self, decider: Decider) -> None:
+        self._decider = decider
+
+    async def Check(  # noqa: N802 gRPC's name
+        self,
+        request: enforcer_pb2.CheckRequest,
+        context: grpc.aio.ServicerContext[enforcer_pb2.CheckRequest, enforcer_pb2.CheckResponse],
+    ) -> enforcer_pb2.CheckResponse:
+        """Decide one check; INVALID_ARGUMENT for content out of bounds."""
+        try:
+            plan, decision = await self._decider.decide(read_check(request))
+        except InvalidCheck as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return write_response(plan, decision)
+
+    async def CheckBatch(  # noqa: N802 gRPC's name
+        self,
+        request: enforcer_pb2.CheckBatchRequest,
+        context: grpc.aio.ServicerContext[enforcer_pb2.CheckBatchRequest, enforcer_pb2.CheckBatchResponse],
+    ) -> enforcer_pb2.CheckBatchResponse:
+        """Decide up to 1,000 checks, or none: INVALID_ARGUMENT names the first bad one."""
+        checks = request.checks
+        if not 1 <= len(checks) <= MOST_CHECKS_PER_BATCH:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"checks has {len(checks)} entries; 1 to {MOST_CHECKS_PER_BATCH} are allowed"
+            )
+        plans: list[Plan] = []
+        for index, check in enumerate(checks):
+            try:
+                plans.append(plan_check(read_check(check), self._decider.policies))
+            except InvalidCheck as error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"checks[{index}]: {error}")
+        decided = await asyncio.gather(*[self._decider.decide_plan(plan) for plan in plans])
+        return enforcer_pb2.CheckBatchResponse(results=[write_response(plan, decision) for plan, decision in decided])
+
+
+def read_check(request: enforcer_pb2.CheckRequest) -> Check:
+    """Read one message.
+
+    Raises:
+        InvalidCheck: Content out of bounds.
+    """
+    cost = request.cost if request.HasField("cost") else 1
+    return validate_check(request.user_id, request.action, cost, request.attributes, request.suppressed)
+
+
+def write_response(plan: Plan, decision: Decision) -> enforcer_pb2.CheckResponse:
+    """Write one answer."""
+    ban, warned = decision.ban, decision.warned
+    response = enforcer_pb2.CheckResponse(
+        outcome=_OUTCOMES[decision.outcome],
+        reason=_REASONS[decision.reason],
+        policy=plan.policy.name,
+        policy_version=plan.policy_version,
+        limits=[
+            enforcer_pb2.LimitStatus(
+                policy=status.limit.policy,
+                name=status.limit.name,
+                capacity=status.capacity,
+                remaining=status.remaining,
+                retry_after_ms=status.retry_after_ms,
+                reset_after_ms=status.reset_after_ms,
+                refused=status.is_refused,
+                shadow=status.limit.is_shadow,
+            )
+            for status in decision.limits
+        ],
+        retry_after_ms=decision.retry_after_ms,
+        shadow=decision.is_shadow,
+        degraded=decision.is_degraded,
+        cached=decision.is_cached,
+        factor_per_mille=decision.factor,
+    )
+    if ban is not None:
+        response.ban.CopyFrom(
+            enforcer_pb2.Ban(
+                until_ms=ban.until_ms,
+                scope=ban.scope,
+                level=ban.level,
+                rule=ban.rule,
+                verdict_id=ban.verdict_id,
+                subject=ban.subject,
+            )
+        )
+    if warned is not None:
+        response.warning.CopyFrom(
+            enforcer_pb2.Warning(
+                until_ms=warned.until_ms, rule=warned.rule, verdict_id=warned.verdict_id, subject=warned.subject
+            )
+        )
+    return response

@@ -1,0 +1,359 @@
+"""Redis on the hot path: what is in flight is coalesced into one EVALSHA, pipelined, never retried.
+
+RESP is spoken through hiredis directly; everything that is not a decision uses redis-py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import hiredis
+import structlog
+from redis.asyncio.connection import SSLConnection, parse_url
+
+from enforcer.bucket import Status, Terms
+from enforcer.check import Plan
+from enforcer.decision import Ban, Reading, Warned
+from lua.scripts import CHECK
+
+MOST_CHECKS_PER_CALL = 128
+MOST_CALLS_IN_FLIGHT = 2
+
+_RECONNECT_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+_GIVE_UP_AFTER_S = 1.0
+"""A server that is connected but silent for so long gets a new connection."""
+_GRACE_S = 0.001
+_OFFSET_DECAY_US = 20
+"""How much the clock offset may fall per call: it follows a server clock that steps back."""
+
+log = structlog.get_logger(__name__)
+
+Done = Callable[[Reading | None], None]
+"""Takes the reading, or None: no answer in time. Then the tokens may be spent: do not ask again for this check."""
+
+
+@dataclass(slots=True)
+class StoreStats:
+    """Counts since the start; read by the metrics, written on the loop only."""
+
+    calls: int = 0
+    checks: int = 0
+    timeouts: int = 0
+    errors: int = 0
+    late: int = 0
+    """Calls that Redis answered only after their deadline; they took nothing."""
+    reconnects: int = 0
+    reloads: int = 0
+    """SCRIPT LOADs."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """One EVALSHA on its way. ``entries`` is emptied when its callers have been answered otherwise."""
+
+    entries: list[tuple[Plan, Done]]
+    command: bytes
+    sent_s: float
+    is_abandoned: bool = False
+    is_setup: bool = False
+
+
+@dataclass(slots=True)
+class RedisStore:
+    """Takes tokens for checks. One connection; all methods belong to the event loop that called ``start``.
+
+    A call that is not answered within ``timeout_s`` is given up: its callers get None, as does everybody else until Redis
+    answers again (a circuit breaker whose probe is the very call that is late). The script is told the deadline in Redis
+    time, so a Redis that stalls and wakes takes no tokens for callers who have left.
+    """
+
+    url: str
+    timeout_s: float = 0.005
+    stats: StoreStats = field(default_factory=StoreStats)
+    is_available: bool = False
+    on_change: Callable[[bool], None] = lambda _: None
+    """Told when Redis becomes available or stops being so."""
+    _queue: deque[tuple[Plan, Done]] = field(default_factory=deque)
+    _in_flight: deque[_Call] = field(default_factory=deque)
+    _is_flush_due: bool = False
+    _offset_us: float | None = None
+    _connection: _Connection | None = None
+    _task: asyncio.Task[None] | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _loop: asyncio.AbstractEventLoop = field(init=False)
+
+    async def start(self) -> None:
+        """Connect in the background; until then every check gets None."""
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._keep_connected())
+
+    async def close(self) -> None:
+        """Close the connection; callers still waiting get None."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._abandon_all()
+        if self._connection is not None:
+            self._connection.transport.abort()
+
+    def take(self, plan: Plan, done: Done) -> None:
+        """Take the plan's tokens, atomically with whatever else is in flight.
+
+        Never waits, never raises, never retries. ``done`` is called exactly once, on the loop.
+        """
+        if not self.is_available:
+            done(None)
+            return
+        self._queue.append((plan, done))
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        while self._queue and self.is_available and len(self._in_flight) < MOST_CALLS_IN_FLIGHT:
+            count = min(len(self._queue), MOST_CHECKS_PER_CALL)
+            entries = [self._queue.popleft() for _ in range(count)]
+            now_s = self._loop.time()
+            deadline_us = 0 if self._offset_us is None else int(self._offset_us + (now_s + self.timeout_s) * 1e6)
+            self._send(_Call(entries, pack_call([plan for plan, _ in entries], deadline_us), now_s))
+
+    def _send(self, call: _Call) -> None:
+        assert self._connection is not None  # noqa: S101 available means connected
+        self.stats.calls += 1
+        self.stats.checks += len(call.entries)
+        self._in_flight.append(call)
+        self._connection.transport.write(call.command)
+        if self._timer is None:
+            self._timer = self._loop.call_at(call.sent_s + self.timeout_s, self._expire)
+
+    def _expire(self) -> None:
+        """The oldest call's deadline has come."""
+        # The answer may wait in the socket because this process was busy: let the loop read once more before judging.
+        self._timer = self._loop.call_later(_GRACE_S, self._judge)
+
+    def _judge(self) -> None:
+        self._timer = None
+        now_s = self._loop.time()
+        for call in self._in_flight:
+            if call.is_abandoned:
+                continue
+            if call.sent_s + self.timeout_s > now_s:
+                self._timer = self._loop.call_at(call.sent_s + self.timeout_s, self._expire)
+                break
+            self.stats.timeouts += 1
+            self._abandon_all()
+            self._set_available(False)
+            self._loop.call_later(_GIVE_UP_AFTER_S, self._give_up, call)
+            break
+
+    def _give_up(self, call: _Call) -> None:
+        if call in self._in_flight and self._connection is not None:
+            log.warning("redis_silent", seconds=_GIVE_UP_AFTER_S)
+            self._connection.transport.abort()
+
+    def _abandon_all(self) -> None:
+        waiting = [entry for call in self._in_flight for entry in call.entries]
+        waiting.extend(self._queue)
+        self._queue.clear()
+        for call in self._in_flight:
+            call.entries, call.is_abandoned = [], True
+        for _, done in waiting:
+            done(None)
+
+    def _set_available(self, is_available: bool) -> None:
+        if is_available != self.is_available:
+            self.is_available = is_available
+            self.on_change(is_available)
+
+    def _receive(self, reply: Any) -> None:
+        """One reply, in the order of the calls."""
+        call = self._in_flight.popleft()
+        if isinstance(reply, hiredis.ReplyError):
+            self._receive_error(call, reply)
+            return
+        if call.is_setup:
+            return
+        received_s = self._loop.time()
+        now_us = reply[0]
+        offset_us = now_us - received_s * 1e6
+        known = self._offset_us
+        self._offset_us = offset_us if known is None else max(offset_us, known - _OFFSET_DECAY_US)
+        if self._timer is not None and not self._in_flight:
+            self._timer.cancel()
+            self._timer = None
+        if not self.is_available and not any(later.is_abandoned for later in self._in_flight):
+            self._set_available(True)
+        entries = call.entries
+        if len(reply) == 1:
+            self.stats.late += 1
+            for _, done in entries:
+                done(None)
+        else:
+            for position, (plan, done) in enumerate(entries, 1):
+                done(read_result(plan, now_us, reply[position]))
+        if self._queue and not self._is_flush_due:
+            self._flush()
+
+    def _receive_error(self, call: _Call, error: Exception) -> None:
+        if str(error).startswith("NOSCRIPT") and not call.is_abandoned:
+            # The call had no effect: load the script and repeat it, as it stands, within its first deadline.
+            self._load_script()
+            self._send(call)
+            return
+        self.stats.errors += 1
+        log.warning("redis_refused", error=str(error))
+        for _, done in call.entries:
+            done(None)
+        call.entries = []
+        if self._connection is not None:
+            # READONLY after a failover, LOADING, a lost ACL: a new connection asks the server anew.
+            self._connection.transport.abort()
+
+    def _load_script(self) -> None:
+        assert self._connection is not None  # noqa: S101 only called on a reply
+        self.stats.reloads += 1
+        command = _pack("SCRIPT", "LOAD", CHECK.source)
+        self._in_flight.append(_Call([], command, self._loop.time(), is_setup=True))
+        self._connection.transport.write(command)
+
+    async def _keep_connected(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                connection = await _connect(self.url, self._receive)
+            except (OSError, hiredis.HiredisError) as error:
+                wait_s = _RECONNECT_S[min(attempt, len(_RECONNECT_S) - 1)]
+                if attempt in {0, 10} or attempt % 100 == 0:
+                    log.warning("redis_unreachable", error=str(error) or type(error).__name__, answers="without Redis")
+                attempt += 1
+                await asyncio.sleep(wait_s)
+                continue
+            attempt = 0
+            self._connection = connection
+            self.stats.reconnects += 1
+            self._offset_us = None
+            self._load_script()
+            self._set_available(True)
+            log.info("redis_connected")
+            await connection.lost
+            self._connection = None
+            self._set_available(False)
+            self._abandon_all()
+            self._in_flight.clear()
+
+
+class _Connection(asyncio.Protocol):
+    """Bytes to replies. During the handshake replies are kept, afterwards they go to ``receive``."""
+
+    def __init__(self, receive: Callable[[Any], None]) -> None:
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport
+        self._reader = hiredis.Reader()
+        self._receive = receive
+        self._handshake: deque[asyncio.Future[Any]] = deque()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 a stream
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not False:
+            if self._handshake:
+                self._handshake.popleft().set_result(reply)
+            else:
+                self._receive(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 asyncio's signature
+        if not self.lost.done():
+            self.lost.set_result(None)
+        for waiter in self._handshake:
+            waiter.set_exception(ConnectionError("closed during the handshake"))
+        self._handshake.clear()
+
+    async def ask(self, *command: str) -> Any:
+        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._handshake.append(waiter)
+        self.transport.write(_pack(*command))
+        reply = await asyncio.wait_for(waiter, 1.0)
+        if isinstance(reply, hiredis.ReplyError):
+            raise ConnectionError(f"{command[0]}: {reply}")
+        return reply
+
+
+async def _connect(url: str, receive: Callable[[Any], None]) -> _Connection:
+    """Open a connection as the URL says: redis://, rediss:// or unix://, with name, password and database."""
+    options = parse_url(url)
+    loop = asyncio.get_running_loop()
+
+    def build() -> _Connection:
+        return _Connection(receive)
+
+    if "path" in options:
+        _, connection = await loop.create_unix_connection(build, options["path"])
+    else:
+        is_tls = options.get("connection_class") is SSLConnection
+        open_connection = loop.create_connection(
+            build, options.get("host", "localhost"), options.get("port", 6379), ssl=True if is_tls else None
+        )
+        _, connection = await asyncio.wait_for(open_connection, 1.0)
+    try:
+        if options.get("password"):
+            name = [options["username"]] if options.get("username") else []
+            await connection.ask("AUTH", *name, options["password"])
+        if options.get("db"):
+            await connection.ask("SELECT", str(options["db"]))
+        await connection.ask("CLIENT", "SETNAME", "ratchet-enforcer")
+    except BaseException:
+        connection.transport.abort()
+        raise
+    return connection
+
+
+def pack_call(plans: Sequence[Plan], deadline_us: int) -> bytes:
+    """Write one EVALSHA of ``check.lua`` for several plans; the terms that they share are sent once."""
+    keys: list[str] = []
+    checks: list[str | int] = []
+    indexes: dict[Terms, int] = {}
+    for plan in plans:
+        keys.extend(plan.abuse_keys)
+        keys.extend(plan.bucket_keys)
+        checks += (plan.check.action, plan.check.cost, 1000, len(plan.abuse_keys), len(plan.limits))
+        for limit in plan.limits:
+            index = indexes.setdefault(limit.terms, len(indexes) + 1)
+            checks.append(-index if limit.is_shadow else index)
+    head: list[str | int] = ["EVALSHA", CHECK.sha, len(keys), *keys, "", deadline_us, len(indexes)]
+    for terms in indexes:
+        head += (terms.capacity_units, terms.refill, terms.period_ticks, terms.tick_us, terms.tag)
+    return _pack(*head, *checks)
+
+
+def _pack(*command: str | int) -> bytes:
+    return cast("bytes", hiredis.pack_command(command))  # type: ignore[arg-type] # its stub allows one argument only
+
+
+def read_result(plan: Plan, now_us: int, result: Sequence[Any]) -> Reading | None:
+    """Read one check's result; None when the check failed on the server (it took nothing)."""
+    status = result[0]
+    if status < Status.BAN:
+        end = 4 + len(plan.limits)
+        warned = None
+        if len(result) > end:
+            until_ms, rule, verdict_id, subject = result[end:]
+            warned = Warned(until_ms, rule.decode(), verdict_id.decode(), plan.subjects[subject - 1])
+        return Reading(now_us, status, result[1], result[2], result[3], tuple(result[4:end]), None, warned)
+    if status == Status.BAN:
+        _, until_ms, level, rule, verdict_id, subject, scope = result
+        ban = Ban(
+            until_ms, level, rule.decode(), verdict_id.decode(), plan.subjects[subject - 1], tuple(scope.decode().split(","))
+        )
+        return Reading(now_us, Status.BAN, ban=ban)
+    log.warning("check_failed", error=result[1].decode(errors="replace"), subjects=plan.subjects)
+    return None
