@@ -22,7 +22,6 @@ Status = Literal["waiting", "starting", "ready", "exited", "stopped"]
 
 POLL_S = 0.02
 CHECK_WITHIN_S = 2.0
-"""A readiness check that takes longer (a paused server accepts connections and never answers) counts as no."""
 FIRST_BACKOFF_S = 0.2
 LONGEST_BACKOFF_S = 5.0
 STABLE_AFTER_S = 10.0
@@ -224,6 +223,7 @@ class Supervisor:
     async def _bring_up(self, run: _Run) -> None:
         """Start a service and wait until it is ready; on failure it has ended."""
         service = run.service
+        run.started_at = time.monotonic()
         with run.state.log.open("ab") as log:
             run.process = process = await asyncio.create_subprocess_exec(
                 *_tied(service.argv),
@@ -235,7 +235,6 @@ class Supervisor:
                 start_new_session=True,
             )
         run.ended = asyncio.create_task(process.wait())
-        run.started_at = time.monotonic()
         self._tell_guardian()
         self._change(run, status="starting", pid=process.pid, exit_code=None, ready_after_s=None)
         try:
@@ -248,7 +247,7 @@ class Supervisor:
 
     async def _until_ready(self, run: _Run, ended: asyncio.Task[int]) -> None:
         service = run.service
-        while not await _passes(service.is_ready):
+        while not await passes(service.is_ready):
             if not ended.done():
                 await asyncio.wait({ended}, timeout=POLL_S)
             if ended.done():
@@ -344,6 +343,15 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
 
+async def passes(is_ready: Callable[[], Awaitable[bool]]) -> bool:
+    """Ask a readiness check; an ``OSError`` and more than 2 s (a paused server accepts and never answers) are no."""
+    try:
+        async with asyncio.timeout(CHECK_WITHIN_S):
+            return await is_ready()
+    except OSError:  # TimeoutError is one
+        return False
+
+
 async def run_to_end(argv: Sequence[str], *, log: Path) -> None:
     """Run a program that ends by itself, tied to this process like a service; cancelling kills it.
 
@@ -372,14 +380,6 @@ def _tied(argv: Sequence[str]) -> Sequence[str]:
     if sys.platform != "linux":
         return argv
     return (*GUARDIAN_SCRIPT, "tie", str(os.getpid()), *argv)
-
-
-async def _passes(is_ready: Callable[[], Awaitable[bool]]) -> bool:
-    try:
-        async with asyncio.timeout(CHECK_WITHIN_S):
-            return await is_ready()
-    except OSError:  # TimeoutError is one
-        return False
 
 
 def _tail(log: Path) -> str:

@@ -64,7 +64,7 @@ def service(name: str, port: int, folder: Path, *, replica_of: int | None = None
         after = ("redis",)
     if bus_port is not None:
         argv += ["--cluster-enabled", "yes", "--cluster-port", str(bus_port), "--cluster-node-timeout", "2000"]
-    check = partial(_is_replicating if replica_of is not None else _answers, port)
+    check = partial(_is_replicating if replica_of is not None else answers, port)
     return Service(name=name, argv=argv, is_ready=check, after=after, stop_grace_s=3.0, ready_within_s=20.0)
 
 
@@ -92,7 +92,8 @@ async def form_cluster(ports: dict[int, int]) -> None:
         raise DevstackError(f"the Redis nodes on ports {sorted(ports)} did not form a cluster") from None
 
 
-async def _answers(port: int) -> bool:
+async def answers(port: int) -> bool:
+    """Tell whether a server takes commands; an OSError when nobody listens."""
     return await _ask(port, "PING") == "+PONG"
 
 

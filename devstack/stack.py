@@ -10,97 +10,18 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from devstack import kafka_broker, redis_server
+from devstack import envoy_proxy, kafka_broker, redis_server
 from devstack.errors import DevstackError
 from devstack.jars import Progress, Report
-from devstack.kafka_broker import Node
-from devstack.ports import LOOPBACK, PortChooser
+from devstack.layout import Addresses, StackSpec
+from devstack.ports import LOOPBACK
 from devstack.process import Service, ServiceState, Supervisor
 
-Part = Literal["redis", "kafka"]
-CLUSTER_NODES = 3
-REDIS_PORT, KAFKA_PORT = 6379, 9092
+__all__ = ["RunningStack", "Stack", "StackSpec", "start"]
 
 T = TypeVar("T")
-
-
-class StackSpec(BaseModel):
-    """What a stack consists of."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    parts: frozenset[Part] = frozenset({"redis", "kafka"})
-    """Which servers run."""
-    brokers: int = Field(default=1, ge=1, le=9)
-    """Kafka brokers, each also a controller; from three on, topics have three replicas."""
-    replica: bool = False
-    """A second Redis that follows the first, as service ``redis-replica``."""
-    cluster: bool = False
-    """Three more Redis servers that form a cluster of masters, as services ``redis-cluster-1`` and so on."""
-    default_ports: bool = False
-    """Take the usual ports where they are free; a test takes random ones."""
-
-
-class Addresses(BaseModel):
-    """The ports that a stack was given, all on 127.0.0.1."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    redis_port: int | None = None
-    replica_port: int | None = None
-    cluster_ports: dict[int, int] = {}
-    """Bus port by client port."""
-    nodes: tuple[Node, ...] = ()
-
-    @classmethod
-    def choose(cls, spec: StackSpec) -> Self:
-        """Choose free ports for everything in ``spec``; free now is no promise for later."""
-        chooser = PortChooser()
-        usual = spec.default_ports
-        has_redis = "redis" in spec.parts
-        return cls(
-            redis_port=chooser.choose(REDIS_PORT if usual else None) if has_redis else None,
-            replica_port=chooser.choose() if has_redis and spec.replica else None,
-            cluster_ports={
-                chooser.choose(): chooser.choose() for _ in range(CLUSTER_NODES if has_redis and spec.cluster else 0)
-            },
-            nodes=tuple(
-                Node(number, chooser.choose(KAFKA_PORT if usual and number == 1 else None), chooser.choose())
-                for number in range(1, spec.brokers + 1 if "kafka" in spec.parts else 1)
-            ),
-        )
-
-    @property
-    def redis_url(self) -> str:
-        """``redis://`` address of the Redis server, database 0."""
-        return f"redis://{LOOPBACK}:{_present(self.redis_port, 'Redis')}/0"
-
-    @property
-    def replica_url(self) -> str:
-        """``redis://`` address of the replica, database 0."""
-        return f"redis://{LOOPBACK}:{_present(self.replica_port, 'Redis replica')}/0"
-
-    @property
-    def cluster_url(self) -> str:
-        """``redis://`` address of one node of the Redis Cluster; clients learn the others from it."""
-        return f"redis://{LOOPBACK}:{_present(next(iter(self.cluster_ports), None), 'Redis Cluster')}"
-
-    @property
-    def kafka_bootstrap(self) -> str:
-        """``host:port`` of every broker, joined by commas."""
-        _present(self.nodes or None, "Kafka")
-        return ",".join(f"{LOOPBACK}:{node.port}" for node in self.nodes)
-
-    def by_service(self) -> dict[str, str]:
-        """Return each service's ``host:port`` for clients by the service's name."""
-        ports = {"redis": self.redis_port, "redis-replica": self.replica_port}
-        ports |= {f"redis-cluster-{place}": port for place, port in enumerate(self.cluster_ports, 1)}
-        ports |= {kafka_broker.name(node): node.port for node in self.nodes}
-        return {name: f"{LOOPBACK}:{port}" for name, port in ports.items() if port is not None}
 
 
 class Stack:
@@ -206,8 +127,15 @@ class Stack:
             for node in addresses.nodes:
                 folder = _made(data / kafka_broker.name(node))
                 services.append(kafka_broker.service(installation, node, addresses.nodes, cluster_id, folder))
+        if addresses.envoy_port is not None and addresses.envoy_admin_port is not None:
+            first, second = ((LOOPBACK, port) for port in self.spec.enforcer_ports)
+            folder = _made(data / "envoy")
+            ports = addresses.envoy_port, addresses.envoy_admin_port
+            services.append(envoy_proxy.service(*ports, (first, second), folder))
         self._report(Progress("starting " + ", ".join(one.name for one in services)))
-        self._supervisor = Supervisor(services, logs=logs, folders=[data.parent if self._folder is None else data])
+        self._supervisor = Supervisor(
+            services, logs=logs, folders=[data.parent if self._folder is None else data], on_change=self._on_change
+        )
         await self._supervisor.start()
         if addresses.cluster_ports:
             await redis_server.form_cluster(addresses.cluster_ports)
@@ -289,9 +217,3 @@ def start(spec: StackSpec, *, folder: Path | None = None, report: Report | None 
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _present(value: T | None, part: str) -> T:
-    if value is None:
-        raise DevstackError(f"this stack has no {part}", "Ask for it in its StackSpec.")
-    return value
