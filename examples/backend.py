@@ -90,7 +90,7 @@ async def _guard(request: web.Request, *, user: str, action: str, work: Work) ->
     """Ask for one decision, then do the work or refuse it."""
     ip = find_client_ip(request.remote or "", request.headers.getall("x-forwarded-for", []))
     try:
-        decision = await request.app[_ENFORCER].check(user=user, action=action, ip=ip)
+        decision = await request.app[_ENFORCER].check(user=user, action=action, attributes={"ip": ip})
         answer = describe_decision(decision, now_ms=time.time_ns() // 1_000_000)
     except CheckRefusedError as error:
         return _refuse_content(str(error))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Self
 
 import grpc
 import grpc.aio
+
 from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
 
 CHECK_TIMEOUT_S = 0.05
@@ -56,20 +58,22 @@ class EnforcerClient:
         self._channel = grpc.aio.insecure_channel(target, options=(*_OPTIONS, ("grpc.use_local_subchannel_pool", 1)))
         self._stub: enforcer_pb2_grpc.EnforcerAsyncStub = enforcer_pb2_grpc.EnforcerStub(self._channel)
 
-    async def check(self, *, user: str, action: str, ip: str | None = None, cost: int = 1) -> enforcer_pb2.CheckResponse:
+    async def check(
+        self, *, user: str, action: str, cost: int = 1, attributes: Mapping[str, str]
+    ) -> enforcer_pb2.CheckResponse:
         """Ask for one decision, and take its tokens.
 
         Args:
             user: Who asks; 1 to 1,024 bytes.
             action: What is asked for; selects the policy.
-            ip: Canonical address (``examples.client_ip``); None where there is none.
             cost: Whole tokens; 0 reads and changes nothing.
+            attributes: Further facts, such as ``ip``, the canonical address (``examples.client_ip``).
 
         Raises:
             EnforcerAwayError: No answer in time. Serve or refuse as the backend's own rule says, and do not ask again.
             CheckRefusedError: The content is out of bounds. Refuse the request.
         """
-        request = enforcer_pb2.CheckRequest(user_id=user, action=action, cost=cost, attributes={} if ip is None else {"ip": ip})
+        request = enforcer_pb2.CheckRequest(user_id=user, action=action, cost=cost, attributes=attributes)
         try:
             return await self._stub.Check(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:

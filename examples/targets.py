@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Protocol, Self
 from urllib.parse import urlsplit
 
 import aiohttp
-from ratchet.v1 import enforcer_pb2
 
 from examples.actors import Step
 from examples.enforcer_client import CheckRefusedError, EnforcerAwayError, EnforcerClient
 from examples.http_headers import FAIL_OPEN_HEADER, OUTCOME_HEADER
 from examples.tally import Answer, Outcome
+from ratchet.v1 import enforcer_pb2
 
 GRPC_TIMEOUT_S = 2.0
 """A load generator wants to see slow answers, so it waits longer for them than a backend would."""
@@ -49,7 +50,7 @@ class GrpcTarget:
 
     async def send(self, step: Step) -> Answer:
         """Ask for one decision; an enforcer that is away makes an ``error``."""
-        return await ask(self._client, user=step.user, action=step.action, ip=step.ip)
+        return await ask(self._client, user=step.user, action=step.action, attributes={"ip": step.ip})
 
     async def __aenter__(self) -> Self:
         return self
@@ -111,11 +112,11 @@ def open_target(address: str) -> Target:
     raise TargetError(f"{address!r} is neither http://host:port nor grpc://host:port")
 
 
-async def ask(client: EnforcerClient, *, user: str, action: str, ip: str | None) -> Answer:
+async def ask(client: EnforcerClient, *, user: str, action: str, attributes: Mapping[str, str]) -> Answer:
     """Ask for one decision and time it; no decision makes an ``error``."""
     started = time.perf_counter()
     try:
-        response = await client.check(user=user, action=action, ip=ip)
+        response = await client.check(user=user, action=action, attributes=attributes)
     except (EnforcerAwayError, CheckRefusedError) as error:
         return Answer(user, action, "error", str(error), time.perf_counter() - started)
     took_s = time.perf_counter() - started

@@ -1,9 +1,9 @@
 import re
 
 import pytest
-from ratchet.v1 import enforcer_pb2
 
 from examples.http_headers import FAIL_OPEN_HEADER, LARGEST_INTEGER, describe_decision, describe_fail_open
+from ratchet.v1 import enforcer_pb2
 
 NOW_MS = 1_700_000_000_000
 
