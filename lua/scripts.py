@@ -32,3 +32,23 @@ def _load(name: str, *, keys: tuple[str, ...], argv: tuple[str, ...]) -> Script:
 
 CHECK = _load("check", keys=("...",), argv=("now_us", "deadline_us", "terms_count", "..."))
 """Decides many checks in one call."""
+
+APPLY_VERDICT = _load(
+    "apply_verdict",
+    keys=("abuse", "verdict"),
+    argv=(
+        "subject",
+        "verdict_id",
+        "rule",
+        "scope",
+        "at_ms",
+        "start",
+        "mode",
+        "half_life_ms",
+        "keep_ms",
+        "channel",
+        "now_ms",
+        "...",
+    ),
+)
+"""Turns one offence into a warning, a factor or a ban."""

@@ -1,0 +1,1 @@
+"""The detector: a Faust app that turns folds of denials into verdicts, and verdicts into bans."""
