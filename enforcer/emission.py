@@ -138,9 +138,10 @@ class Emitter:
         known.extend(seqs)
         self.stats.dropped += len(known) - before
 
-    def start(self) -> None:
-        """Connect and send in the background."""
+    def start(self) -> asyncio.Task[None]:
+        """Connect and send in the background, for as long as the returned task runs."""
         self._task = asyncio.get_running_loop().create_task(self._run())
+        return self._task
 
     async def close(self, timeout_s: float) -> None:
         """Send what is left and the closing events; gives up after ``timeout_s`` and says how much was lost."""

@@ -62,15 +62,17 @@ class RateLimitService(rls_pb2_grpc.RateLimitServiceServicer):
     ) -> rls_pb2.RateLimitResponse:
         """Decide all descriptors of one request together."""
         asked = plan_request(request, self._decider.policies)
-        plan, decision = await self._decider.decide_plan(asked.plan)
-        return write_response(plan, decision, asked.positions)
+        _, decision = await self._decider.decide_plan(asked.plan)
+        return write_response(decision, asked.positions)
 
 
 def plan_request(request: rls_pb2.RateLimitRequest, policies: Policies) -> Asked:
     """Read one request of any content."""
     action = _bound_action(request.domain)
     policy = policies.match(action)
-    user_id, attributes, subjects = "", {}, {}
+    user_id = ""
+    attributes: dict[str, str] = {}
+    subjects: dict[str, None] = {}
     applied: dict[str, Limit] = {}
     keys: list[list[str]] = []
     for descriptor in request.descriptors:
@@ -94,7 +96,7 @@ def plan_request(request: rls_pb2.RateLimitRequest, policies: Policies) -> Asked
     return Asked(plan, tuple(tuple(place[key] for key in mine) for mine in keys))
 
 
-def write_response(plan: Plan, decision: Decision, positions: Sequence[Sequence[int]]) -> rls_pb2.RateLimitResponse:
+def write_response(decision: Decision, positions: Sequence[Sequence[int]]) -> rls_pb2.RateLimitResponse:
     """Write one answer: a status for each descriptor, in their order."""
     is_refused = decision.outcome != "allow"
     response = rls_pb2.RateLimitResponse(overall_code=_OVER_LIMIT if is_refused else _OK)

@@ -63,6 +63,14 @@ class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
         decided = await asyncio.gather(*[self._decider.decide_plan(plan) for plan in plans])
         return enforcer_pb2.CheckBatchResponse(results=[write_response(plan, decision) for plan, decision in decided])
 
+    async def ReportOutcomes(  # noqa: N802 gRPC's name
+        self,
+        request: enforcer_pb2.ReportOutcomesRequest,  # noqa: ARG002 gRPC's signature
+        context: grpc.aio.ServicerContext[enforcer_pb2.ReportOutcomesRequest, enforcer_pb2.ReportOutcomesResponse],
+    ) -> enforcer_pb2.ReportOutcomesResponse:
+        """Refuse: outcomes are not taken yet."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this enforcer does not take outcomes")
+
 
 def read_check(request: enforcer_pb2.CheckRequest) -> Check:
     """Read one message.

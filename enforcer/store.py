@@ -87,10 +87,11 @@ class RedisStore:
     _timer: asyncio.TimerHandle | None = None
     _loop: asyncio.AbstractEventLoop = field(init=False)
 
-    async def start(self) -> None:
-        """Connect in the background; until then every check gets None."""
+    def start(self) -> asyncio.Task[None]:
+        """Connect in the background, for as long as the returned task runs; until then every check gets None."""
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._keep_connected())
+        return self._task
 
     async def close(self) -> None:
         """Close the connection; callers still waiting get None."""
@@ -260,8 +261,7 @@ class _Connection(asyncio.Protocol):
         self._handshake: deque[asyncio.Future[Any]] = deque()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 a stream
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's own does not inherit from it
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
