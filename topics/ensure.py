@@ -172,7 +172,7 @@ async def _ensure(admin: AIOKafkaAdminClient, specs: Sequence[TopicSpec]) -> Rep
     ]
     return Report(
         created=tuple(created),
-        partitions={name: state.partitions for name, state in states.items()},
+        partitions={spec.name: states[spec.name].partitions for spec in specs if spec.name in states},
         differences=tuple(sorted((*refused, *found), key=lambda difference: not difference.is_harmful)),
     )
 

@@ -13,8 +13,10 @@ class KafkaUnavailable(Exception):  # noqa: N818 - says what is the case, like t
             bootstrap: The address that was tried, ``host:port[,host:port]``.
             cause: What the client said last.
         """
+        # The client's message goes on with the address as its own structures.
+        reason = str(cause).partition(" from [")[0] or type(cause).__name__
         super().__init__(
-            f"Kafka does not answer at {bootstrap} ({cause}). Check that the broker runs, that --bootstrap or KAFKA_BOOTSTRAP "
+            f"Kafka does not answer at {bootstrap} ({reason}). Check that the broker runs, that --bootstrap or KAFKA_BOOTSTRAP "
             "names its address, and that its advertised.listeners can be reached from here."
         )
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from topics.audit import Account, Audit, AuditedTopic, AuditReport
@@ -134,6 +134,12 @@ def test_what_retention_took_is_not_missing_and_the_report_says_from_where_on_it
     assert (only(report).first, only(report).last, report.is_faulty) == (5, 6, False)
 
 
+def test_deleted_event_may_be_numbered_higher_than_the_first_mark_that_is_left() -> None:
+    logs: Logs = {0: [decision(2), heartbeat(1), heartbeat(3)], 1: [heartbeat(0), decision(1), decision(3), heartbeat(3)]}
+    report = audit(logs, edges={0: 1})
+    assert (only(report).first, report.is_faulty) == (4, False)
+
+
 def test_source_that_began_after_the_edge_is_judged_from_its_first_number() -> None:
     report = audit({0: [decision(1, "old"), heartbeat(0), decision(2), heartbeat(2)]}, edges={0: 1})
     assert (only(report).first, only(report).missing.ranges) == (1, ((1, 1),))
@@ -182,50 +188,60 @@ def test_lists_are_cut_and_the_rest_is_counted() -> None:
     assert only(report).missing.numbers == 251
 
 
+PLACES = range(3)
 STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("decide"), st.integers(0, 2)), st.tuples(st.just("append"), st.integers(0, 2)), st.just(("beat", 0))
-    )
+    st.sampled_from(["decide 0", "decide 1", "decide 2", "send 0", "send 1", "send 2", "beat"]), min_size=12, max_size=80
 )
+SHARES = st.tuples(*[st.floats(0, 1)] * 3)
 
 
-def produce(steps: Iterable[tuple[str, int]], *, opens: bool) -> list[tuple[int, Event]]:
+def produce(steps: Iterable[str], *, opens: bool) -> list[tuple[int, Event]]:
     """Play a producer that keeps its promises: what it appends, to which partition, in the order of real time."""
     log: list[tuple[int, Event]] = []
-    queues: dict[int, list[Event]] = {0: [], 1: [], 2: []}
-    seq = 0
+    queues: dict[int, list[Event]] = {place: [] for place in PLACES}
+    seq, mark = 0, None
+
+    def send(place: int) -> None:
+        log.extend((place, event) for event in queues[place])
+        queues[place].clear()
+
     if opens:
-        log.extend((partition, heartbeat(0)) for partition in queues)
-    for step, partition in steps:
-        if step == "decide":
+        log.extend((place, heartbeat(0)) for place in PLACES)
+    for step in steps:
+        verb, _, place = step.partition(" ")
+        if verb == "decide":
             seq += 1
-            queues[partition].append(decision(seq))
-        elif step == "append":
-            if queues[partition]:
-                log.append((partition, queues[partition].pop(0)))
+            queues[int(place)].append(decision(seq))
+        elif verb == "send":
+            send(int(place))
+        elif mark is None:
+            # It flushes, and writes the mark at the next beat: what is sent meanwhile is numbered higher and stands before it.
+            for each in PLACES:
+                send(each)
+            mark = seq
         else:
-            # The marks go behind what waits: some of that may be numbered higher by the time they are appended.
-            for queue in queues.values():
-                queue.append(heartbeat(seq))
+            log.extend((each, heartbeat(mark)) for each in PLACES)
+            mark = None
     return log
 
 
-@given(STEPS, st.booleans(), st.tuples(*[st.integers(0, 60)] * 3), st.tuples(*[st.integers(0, 20)] * 3))
+@given(STEPS, st.booleans(), SHARES, SHARES)
+@settings(max_examples=400)
 def test_no_cut_and_no_edge_makes_a_false_gap(
-    steps: list[tuple[str, int]], opens: bool, cuts: tuple[int, ...], edges: tuple[int, ...]
+    steps: list[str], opens: bool, cuts: tuple[float, ...], edges: tuple[float, ...]
 ) -> None:
-    log = produce(steps, opens=opens)
-    # Each partition is cut at another instant.
-    logs = {place: [event for time, (at, event) in enumerate(log) if at == place and time < cuts[place]] for place in range(3)}
-    assert not audit(logs, edges=dict(enumerate(edges))).is_faulty
+    log = produce(steps * 2, opens=opens)
+    # Each partition is cut at another instant, and retention has come to another place in it.
+    logs = {
+        place: [event for time, (at, event) in enumerate(log) if at == place and time <= cuts[place] * len(log)]
+        for place in PLACES
+    }
+    assert not audit(logs, edges={place: int(edges[place] * len(logs[place])) for place in PLACES}).is_faulty
 
 
 @given(STEPS, st.data())
-def test_what_is_lost_between_floor_and_ceiling_is_found(steps: list[tuple[str, int]], data: st.DataObject) -> None:
-    log = produce([*steps, ("beat", 0), *(("append", place) for place in range(3) for _ in range(len(steps) + 1))], opens=True)
-    events = [event for _, event in log if isinstance(event, DecisionEvent)]
-    if not events:
-        return
-    lost = data.draw(st.sampled_from(events))
-    logs = {place: [event for at, event in log if at == place and event is not lost] for place in range(3)}
+def test_what_is_lost_below_the_marks_is_found(steps: list[str], data: st.DataObject) -> None:
+    log = produce([*steps, "decide 1", *["beat"] * 4], opens=True)
+    lost = data.draw(st.sampled_from([event for _, event in log if isinstance(event, DecisionEvent)]))
+    logs = {place: [event for at, event in log if at == place and event is not lost] for place in PLACES}
     assert only(audit(logs)).missing.ranges == ((lost.seq, lost.seq),)
