@@ -54,10 +54,12 @@ bench: setup
 
 check: lint types proto-check test
 
-# Run after a change of the dependencies in pyproject.toml.
+# Run after a change of the dependencies in pyproject.toml. The second lock is the part of the first that the services need to
+# run: the image installs that, without the tools of developers.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: setup
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --all-extras pyproject.toml -o requirements.lock
+	$(COMPILE) --all-extras pyproject.toml -o requirements.lock
+	$(COMPILE) --constraint requirements.lock --no-annotate pyproject.toml -o requirements-run.lock
 
 format: setup
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
