@@ -43,8 +43,8 @@ class Offence:
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What came of an offence; what the script stores under the verdict's key, in this order of fields.
 
-    Where nothing changed, ``penalty`` is ``none`` and ``rung``, ``until_ms`` and ``rev`` are 0; in shadow mode ``penalty``, ``rung``
-    and ``until_ms`` say what would have been.
+    Where nothing changed, ``penalty`` is ``none`` and ``rung``, ``until_ms`` and ``rev`` are 0; in shadow mode ``penalty``,
+    ``rung`` and ``until_ms`` say what would have been.
     """
 
     result: VerdictResult

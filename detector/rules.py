@@ -1,14 +1,10 @@
-"""What counts as an offence, and what follows from it: the rules document. Pure, but for :func:`load_rules`, which reads a file.
-
-The document is YAML. It is read whole or not at all: every mistake in it is reported at once, with file, line and key.
-"""
+"""What counts as an offence, and what follows from it: the rules document. Pure; :mod:`config.document` reads it."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -18,11 +14,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    ValidationError,
     model_validator,
 )
 
-from detector.documents import DocumentError, describe_mistakes, read_yaml
 from detector.durations import format_duration, parse_duration_ms
 from topics.events import Fold
 
@@ -81,7 +75,7 @@ class Rung(_Document):
 
     name: Name
     penalty: Literal["warn", "tighten", "ban"]
-    duration_ms: Annotated[DurationMs, _bound_duration(100, 30 * 86_400_000)] = Field(alias="duration")
+    duration: Annotated[DurationMs, _bound_duration(100, 30 * 86_400_000)]
     """From the time of the offence."""
     factor: FactorPerMille | None = None
     """Of ``tighten``: what is left of the subject's limits. Written as 0.5, kept per mille."""
@@ -92,11 +86,16 @@ class Rung(_Document):
             raise ValueError("factor belongs to the penalty tighten, and to it alone")
         return self
 
+    @property
+    def duration_ms(self) -> int:
+        """How long the penalty lasts."""
+        return self.duration
+
 
 class Ladder(_Document):
     """Ever harder penalties, mildest first, and how soon offences are forgotten."""
 
-    half_life_ms: Annotated[DurationMs, _bound_duration(1_000, 365 * 86_400_000)] = Field(alias="half_life")
+    half_life: Annotated[DurationMs, _bound_duration(1_000, 365 * 86_400_000)]
     """After this time without offence, counted from the end of the last ban, half the strike score is left."""
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1, max_length=16)]
 
@@ -104,8 +103,13 @@ class Ladder(_Document):
     def _check_names(self) -> Self:
         names = [rung.name for rung in self.rungs]
         if len(set(names)) != len(names):
-            raise ValueError("two rungs have the same name")
+            raise ValueError("two rungs have the same name; allowed are names of their own")
         return self
+
+    @property
+    def half_life_ms(self) -> int:
+        """After how long half the score is left."""
+        return self.half_life
 
     @property
     def longest_ms(self) -> int:
@@ -132,12 +136,17 @@ class Rule(_Document):
     match: Match
     threshold: Annotated[int, Field(ge=1, le=1_000_000)]
     """So many denials within the window are an offence."""
-    window_ms: Annotated[DurationMs, _bound_duration(1_000, 86_400_000)] = Field(alias="window")
+    window: Annotated[DurationMs, _bound_duration(1_000, 86_400_000)]
     start: Name
     """Name of the rung that a first offence leads to."""
     scope: Globs | None = None
     """Actions that a ban refuses; without it, those that the rule matches."""
     mode: Literal["enforce", "shadow"] = "enforce"
+
+    @property
+    def window_ms(self) -> int:
+        """Within how long the denials have to fall."""
+        return self.window
 
     @property
     def ban_scope(self) -> tuple[str, ...]:
@@ -164,18 +173,18 @@ class Rules(_Document):
     @model_validator(mode="after")
     def _check_references(self) -> Self:
         names = [rule.name for rule in self.rules]
-        if len(set(names)) != len(names):
-            raise ValueError("two rules have the same name")
         rungs = [rung.name for rung in self.ladder.rungs]
-        for rule in self.rules:
+        for index, rule in enumerate(self.rules):
+            if rule.name in names[:index]:
+                raise ValueError(f"rules[{index}]: {rule.name!r} is the name of another rule; allowed is one of its own")
             if rule.start not in rungs:
-                raise ValueError(f"rule {rule.name} starts at {rule.start!r}, which is no rung; allowed: {', '.join(rungs)}")
+                raise ValueError(f"rules[{index}]: start {rule.start!r} is no rung; allowed: {', '.join(rungs)}")
         return self
 
     @cached_property
     def digest(self) -> str:
         """Version of what the document means: comments and layout do not change it. 12 hexadecimal digits."""
-        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
     def find(self, name: str) -> Rule:
         """Give the rule of that name; there has to be one."""
@@ -194,45 +203,6 @@ def _compile(globs: tuple[str, ...]) -> re.Pattern[str]:
 def matches_glob(globs: tuple[str, ...], text: str) -> bool:
     """Whether one of the globs matches the whole text; ``*`` stands for any run of characters."""
     return _compile(globs).fullmatch(text) is not None
-
-
-_MODELS: dict[str, type[BaseModel]] = {
-    "": Rules,
-    "ladder": Ladder,
-    "ladder.rungs": Rung,
-    "rules": Rule,
-    "rules.match": Match,
-}
-
-
-def parse_rules(text: str, name: str) -> Rules:
-    """Read a rules document.
-
-    Args:
-        text: The YAML.
-        name: What to call the document in messages; its path.
-
-    Raises:
-        DocumentError: It is no valid document. What was in force before stays in force: do not go on with a part of it.
-    """
-    document, lines = read_yaml(text, name)
-    try:
-        return Rules.model_validate(document)
-    except ValidationError as error:
-        raise DocumentError(describe_mistakes(error, name, lines, _MODELS)) from error
-
-
-def load_rules(path: Path) -> Rules:
-    """Read a rules document from a file.
-
-    Raises:
-        DocumentError: As in :func:`parse_rules`, and when the file cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DocumentError((f"{path}: cannot be read: {error}",)) from error
-    return parse_rules(text, str(path))
 
 
 def find_risks(rules: Rules) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Event-time windows: how many denials of one subject fell within one rule's window. Pure.
 
-A window is a ring of buckets, each a twelfth of the window wide (at least 100 ms). A bucket knows its first refusal, and counts as
-long as that one is inside the window; then it is dropped whole. So nothing outside the window is ever counted, and what is
-counted is exact until a bucket straddles the edge: then the window that is seen is shorter than the rule's, by less than one
-bucket. Denials that are spread over at most 11/12 of the window are always found.
+A window is a ring of buckets, each a twelfth of the window wide (at least 100 ms). A bucket knows its first refusal, and
+counts as long as that one is inside the window; then it is dropped whole. So nothing outside the window is ever counted, and
+what is counted is exact until a bucket straddles the edge: then the window that is seen is shorter than the rule's, by less
+than one bucket. Denials that are spread over at most 11/12 of the window are always found.
 """
 
 from __future__ import annotations

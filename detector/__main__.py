@@ -1,0 +1,71 @@
+"""Command line: ``python -m detector run`` and ``python -m detector check-rules``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from config.document import DocumentError, read_document
+from detector.logs import configure_logs
+from detector.rules import Rules, find_risks
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Turns denials into bans.")
+
+EXIT_BAD_CONFIG = 2
+EXIT_PORT_TAKEN = 3
+
+
+def _read(path: Path, exit_code: int) -> Rules:
+    try:
+        return read_document(path, Rules).model
+    except DocumentError as error:
+        sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
+        raise typer.Exit(exit_code) from error
+
+
+@app.command()
+def run(
+    rules: Annotated[Path, typer.Option(help="Rules document.", envvar="RATCHET_RULES")] = Path("config/rules.yaml"),
+    kafka: Annotated[str, typer.Option(help="Kafka bootstrap servers.", envvar="KAFKA_BOOTSTRAP")] = "127.0.0.1:9092",
+    redis: Annotated[
+        str, typer.Option(help="redis://, rediss:// or unix:// URL.", envvar="REDIS_URL")
+    ] = "redis://127.0.0.1:6379/0",
+    host: Annotated[str, typer.Option(help="Address of /metrics, /healthz, /readyz.")] = "127.0.0.1",
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 takes a free one.")] = 9464,
+    instance: Annotated[
+        str,
+        typer.Option(help="Stable name among all detectors; a restart then moves no partition.", envvar="RATCHET_INSTANCE"),
+    ] = "",
+) -> None:
+    """Count denials and ban, until SIGTERM or Ctrl-C (exit 0), or a failure that a restart heals (exit 1)."""
+    from detector.process import Settings, run
+
+    configure_logs()
+    document = _read(rules, EXIT_BAD_CONFIG)
+    settings = Settings(kafka=kafka, redis=redis, host=host, metrics_port=metrics_port, instance=instance)
+    try:
+        code = asyncio.run(run(settings, document))
+    except OSError as error:
+        sys.stderr.write(f"cannot listen on {host}:{metrics_port} (--metrics-port): {error.strerror}\n")
+        code = EXIT_PORT_TAKEN
+    sys.stdout.flush()
+    # Faust's consumer thread may hang in a dead connection; everything that matters is written by now.
+    os._exit(code)
+
+
+@app.command("check-rules")
+def check_rules(file: Annotated[Path, typer.Argument(help="Rules document.")]) -> None:
+    """Validate a rules document: exit 0, or 1 with a line for each problem. Risks are told, and are no problem."""
+    rules = _read(file, 1)
+    for risk in find_risks(rules):
+        typer.echo(f"{file}: warning: {risk}", err=True)
+    typer.echo(f"{file}: version {rules.digest}: {len(rules.rules)} rules, {len(rules.ladder.rungs)} rungs")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,317 @@
+"""The Faust app: one agent per partition of ``denials``, and a flush that writes state and commits every half second.
+
+Faust reads, spreads partitions over processes and recovers state from the table's changelog. Its acks are off: it would ack
+what it skips in a rebalance, and commit one too many when acks come out of order. Offsets are committed here instead, after
+the state that includes them is confirmed, so they never pass it:
+
+    rows -> progress -> commit
+
+and a record is accepted into the state only when its effects are in Redis and in Kafka. After a crash the rest is read again,
+and finds in rows and stored findings what it did before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import faust
+import structlog
+from faust.types import TP
+
+from detector.abuse_store import AbuseStore, Applied, OffenceRefused, RedisAway
+from detector.ladder import Offence
+from detector.metrics import Metrics
+from detector.publisher import KafkaAway, Notice, Publisher
+from detector.records import UndecodableRecord, decode_denials
+from detector.rules import Rules
+from detector.shard import Shard, Weighing
+from detector.verdict import make_event, make_offence
+from topics.specs import DENIALS, FOREVER_MS, TopicSpec
+
+log = structlog.get_logger("detector")
+
+GROUP = "ratchet-detector"
+TABLE = "windows"
+FLUSH_EVERY_S = 0.5
+LONGEST_PAUSE_S = 2.0
+
+T = TypeVar("T")
+
+
+def spec_changelog(partitions: int) -> TopicSpec:
+    """Say what the table's changelog has to be: as many partitions as ``denials``, the last value of each key kept for good."""
+    return TopicSpec(
+        name=f"{GROUP}-{TABLE}-changelog",
+        key="partition/subject",
+        partitions=partitions,
+        retention_ms=FOREVER_MS,
+        cleanup="compact",
+        purpose="The detector's windows, read when it starts.",
+    )
+
+
+class Detector:
+    """One detector process: counts denials, applies verdicts, tells of them.
+
+    Promises: an offence that is in ``denials`` has its effect once, whatever dies in between. The agent never raises.
+    """
+
+    def __init__(
+        self,
+        *,
+        bootstrap: str,
+        partitions: int,
+        instance: str,
+        rules: Rules,
+        store: AbuseStore,
+        publisher: Publisher,
+        metrics: Metrics,
+    ) -> None:
+        """Build the app; it runs from :meth:`start` on.
+
+        Args:
+            bootstrap: Kafka, ``host:port[,host:port]``.
+            partitions: Of ``denials``, as the broker has it.
+            instance: Stable name of this process among all detectors, so that its restart moves no partition; empty for none.
+            rules: What is counted.
+            store: Redis.
+            publisher: Kafka, for what is told.
+            metrics: Where things are counted.
+        """
+        self._rules = rules
+        self._store = store
+        self._publisher = publisher
+        self._metrics = metrics
+        self._shards: dict[int, Shard] = {}
+        self._waiting: set[int] = set()
+        self._is_flushing = asyncio.Lock()
+        self.handled = 0
+        """Records handled since the start; what the watch on progress compares."""
+        self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Why the process has to end, once it has to."""
+        self.app = faust.App(
+            GROUP,
+            broker=[f"kafka://{address}" for address in bootstrap.split(",")],
+            store="memory://",
+            # The memory store keeps nothing there, but Faust makes the directory.
+            datadir=tempfile.gettempdir(),
+            autodiscover=False,
+            web_enabled=False,
+            topic_disable_leader=True,
+            topic_partitions=partitions,
+            consumer_auto_offset_reset="earliest",
+            consumer_group_instance_id=instance or None,
+            # A dead process is noticed after 6 s instead of a minute.
+            broker_session_timeout=6.0,
+            broker_heartbeat_interval=2.0,
+            broker_rebalance_timeout=10.0,
+            # Nothing may wait for acks that never come.
+            stream_wait_empty=False,
+            producer_compression_type="lz4",
+        )
+        self._topic = self.app.topic(
+            DENIALS.name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", acks=False
+        )
+        self._table = self.app.Table(TABLE, key_type=bytes, value_type=bytes, partitions=partitions)
+        self.app.agent(self._topic, name="count_denials", isolated_partitions=True)(self._count_denials)
+        signals: Any = self.app
+        signals.on_partitions_revoked.connect(self._on_revoked)
+        signals.on_partitions_assigned.connect(self._on_assigned)
+
+    async def start(self) -> None:
+        """Join the group and begin to read; returns before partitions are assigned."""
+        self.app.finalize()
+        self.app.in_worker = True
+        await self.app.start()
+
+    async def stop(self) -> None:
+        """Write down what is accepted, commit, leave the group."""
+        await self.flush()
+        await self.app.stop()
+
+    @property
+    def partitions(self) -> frozenset[int]:
+        """Partitions of ``denials`` that this process reads."""
+        if self.app.rebalancing or not self.app.consumer.started:
+            return frozenset()
+        return frozenset(tp.partition for tp in self.app.consumer.assignment() if tp.topic == DENIALS.name)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a partition is waiting for Redis or Kafka."""
+        return bool(self._waiting)
+
+    def measure_lag(self) -> int:
+        """Records in the assigned partitions that are not handled yet; of partitions where one was read."""
+        lag = 0
+        for partition in self.partitions & self._shards.keys():
+            end = self.app.consumer.highwater(TP(DENIALS.name, partition)) or 0
+            lag += max(0, end - self._shards[partition].offset - 1)
+        return lag
+
+    def count_subjects(self) -> int:
+        """Subjects that are remembered in all partitions."""
+        return sum(map(len, self._shards.values()))
+
+    async def flush(self) -> None:
+        """Write down what changed, and commit what is written. One at a time; an error leaves the offsets where they were."""
+        async with self._is_flushing:
+            with self._metrics.flush_seconds.time():
+                await self._flush()
+
+    async def _flush(self) -> None:
+        # Draining all shards before the first await makes this one moment in time.
+        drained = {partition: shard.drain() for partition, shard in self._shards.items()}
+        rows = [
+            self._table.send_changelog(partition, _name_key(partition, subject), row)
+            for partition, changes in drained.items()
+            for subject, row in changes.rows.items()
+        ]
+        await asyncio.gather(*rows)
+        progress = [
+            self._table.send_changelog(partition, _name_key(partition, ""), changes.progress)
+            for partition, changes in drained.items()
+            if changes.progress is not None
+        ]
+        await asyncio.gather(*progress)
+        offsets = {
+            TP(DENIALS.name, partition): changes.offset + 1 for partition, changes in drained.items() if changes.offset >= 0
+        }
+        if offsets:
+            consumer: Any = self.app.consumer
+            await consumer._commit(offsets)  # noqa: SLF001 - the public one commits what Faust believes was acked
+
+    async def _count_denials(self, stream: faust.StreamT[bytes]) -> None:
+        async for event in stream.events():
+            await self._handle(event.message)
+
+    async def _handle(self, message: faust.types.Message) -> None:
+        partition, offset = message.partition, message.offset
+        shard = self._find_shard(partition, offset)
+        if shard is None:
+            return
+        try:
+            weighing = shard.weigh(offset, decode_denials(message.value))
+            if weighing.kind == "reread" and self.app.consumer.highwater(message.tp) <= shard.offset:
+                log.error("topic_made_anew", topic=DENIALS.name, partition=partition, offset=offset, known=shard.offset)
+                shard.forget()
+                weighing = shard.weigh(offset, decode_denials(message.value))
+            await self._punish(message, weighing)
+        except UndecodableRecord as error:
+            await self._set_aside(message, error, "undecodable")
+            shard.skip(offset)
+        except Exception as error:  # the process's edge: one record must not stop all that follow it
+            log.exception("record_failed", partition=partition, offset=offset)
+            await self._set_aside(message, error, "failed")
+            shard.skip(offset)
+        else:
+            evicted = shard.evicted
+            shard.accept(weighing)
+            self._count(weighing, shard.evicted - evicted)
+        self.handled += 1
+
+    def _find_shard(self, partition: int, offset: int) -> Shard | None:
+        """Give the partition's memory; None, and the end of the process, when somebody else has counted meanwhile."""
+        shard = self._shards.get(partition)
+        if shard is None:
+            store: Any = self._table.data
+            prefix = _name_key(partition, "")
+            # Faust reads rows back when it starts, and nobody else needs them: taken out, they are not held twice.
+            rows = {key[len(prefix) :].decode(): store.data.pop(key) for key in list(store.data) if key.startswith(prefix)}
+            progress = rows.pop("", None)
+            shard = self._shards[partition] = Shard(partition, self._rules, rows, progress)
+            log.info("partition_taken", partition=partition, subjects=len(shard), offset=offset, included=shard.offset)
+        elif offset > shard.offset + 1 > 0:
+            self._fail(f"partition {partition} went on from {shard.offset} to {offset} elsewhere; the state is read again")
+            return None
+        return shard
+
+    async def _punish(self, message: faust.types.Message, weighing: Weighing) -> None:
+        """Apply what was crossed, in order, and tell of it. Comes back only when Redis and Kafka have it."""
+        if not weighing.crossings or weighing.origin is None:
+            return
+        notices = []
+        for crossing in weighing.crossings:
+            offence = make_offence(crossing, weighing.origin, self._rules)
+            try:
+                applied = await self._apply(message.partition, offence)
+            except OffenceRefused as error:
+                self._metrics.verdicts.labels(offence.rule, "refused").inc()
+                await self._set_aside(message, error, "failed")
+                continue
+            is_change = applied.finding.result in {"applied", "already_over"}
+            verdict = make_event(crossing, weighing.origin, offence, applied.finding, self._rules)
+            notices.append(Notice(verdict, applied.state if is_change else b""))
+            self._metrics.verdicts.labels(offence.rule, "repeat" if applied.is_repeat else applied.finding.result).inc()
+            if applied.finding.result == "applied" and not applied.is_repeat:
+                self._metrics.delay_seconds.observe(max(0, applied.finding.applied_at_ms - offence.at_ms) / 1000)
+            log.info(
+                "offence",
+                subject=offence.subject,
+                rule=offence.rule,
+                result=applied.finding.result,
+                penalty=applied.finding.penalty,
+                rung=applied.finding.rung,
+                until_ms=applied.finding.until_ms,
+                verdict_id=offence.verdict_id,
+                is_repeat=applied.is_repeat,
+            )
+        await self._retry(message.partition, lambda: self._publisher.tell(notices))
+
+    async def _apply(self, partition: int, offence: Offence) -> Applied:
+        return await self._retry(partition, lambda: self._store.apply(offence))
+
+    async def _set_aside(self, message: faust.types.Message, error: Exception, kind: str) -> None:
+        self._metrics.records.labels(kind).inc()
+        log.warning("record_set_aside", partition=message.partition, offset=message.offset, kind=kind, error=str(error))
+        await self._retry(message.partition, lambda: self._publisher.bury(message, error))
+
+    async def _retry(self, partition: int, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until Redis and Kafka answer. Meanwhile the partition stands still, and its records wait in Kafka."""
+        pause_s = 0.05
+        try:
+            while True:
+                try:
+                    return await call()
+                except (RedisAway, KafkaAway) as error:
+                    if partition not in self._waiting:
+                        log.warning("waiting", partition=partition, what=type(error).__name__, error=str(error))
+                    self._waiting.add(partition)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        finally:
+            if partition in self._waiting:
+                self._waiting.discard(partition)
+                log.info("waited", partition=partition)
+
+    def _count(self, weighing: Weighing, evicted: int) -> None:
+        metrics = self._metrics
+        metrics.records.labels(weighing.kind).inc()
+        metrics.missing.inc(weighing.missing)
+        metrics.evicted.inc(evicted)
+        for rule, count in weighing.denials.items():
+            metrics.denials.labels(rule).inc(count)
+        for rule, count in weighing.late.items():
+            metrics.late.labels(rule).inc(count)
+
+    def _fail(self, reason: str) -> None:
+        if not self.failure.done():
+            self.failure.set_result(reason)
+
+    async def _on_revoked(self, _app: object, revoked: set[TP], **_: object) -> None:
+        # The next owner starts from what is committed: the more is written down now, the less it reads again.
+        if any(tp.topic == DENIALS.name for tp in revoked):
+            await self.flush()
+
+    async def _on_assigned(self, _app: object, assigned: set[TP], **_: object) -> None:
+        kept = {tp.partition for tp in assigned if tp.topic == DENIALS.name}
+        for partition in self._shards.keys() - kept:
+            del self._shards[partition]
+
+
+def _name_key(partition: int, subject: str) -> bytes:
+    """Key of a row in the table; without subject, of the partition's progress. Rows of all partitions share one store."""
+    return f"{partition}/{subject}".encode()

@@ -1,0 +1,179 @@
+"""One run of the detector, from its start to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from detector.abuse_store import AbuseStore
+from detector.app import FLUSH_EVERY_S, Detector, spec_changelog
+from detector.listener import serve
+from detector.metrics import Metrics
+from detector.publisher import Publisher
+from detector.rules import Rules
+from topics.ensure import ensure
+from topics.errors import KafkaUnavailable
+from topics.specs import DENIALS, SPECS
+
+log = structlog.get_logger("detector")
+
+STALLED_AFTER_S = 60.0
+"""Without progress, while there is something to read and nobody to wait for."""
+ANSWER_WITHIN_S = 5.0
+STOP_WITHIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator sets.
+
+    Attributes:
+        kafka: ``host:port[,host:port]``.
+        redis: ``redis://host:port/db``.
+        host: Address of the metrics listener.
+        metrics_port: Its port; 0 for any.
+        instance: Stable name of this process among all detectors; empty for none.
+    """
+
+    kafka: str
+    redis: str
+    host: str
+    metrics_port: int
+    instance: str
+
+
+async def run(settings: Settings, rules: Rules) -> int:
+    """Run until SIGTERM, SIGINT or a failure that a restart heals.
+
+    Returns:
+        0 after a signal; 1 after a failure: the supervisor is to start the process again.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, rules)
+    troubles = ["starting"]
+    async with serve(settings.host, settings.metrics_port, registry, lambda: troubles[0]) as port:
+        log.info("listening", metrics=f"http://{settings.host}:{port}/metrics", rules=rules.digest)
+        partitions = await _until_stopped(_prepare(settings), stop)
+        if partitions is None:
+            return 0
+        client = Redis.from_url(settings.redis, socket_timeout=ANSWER_WITHIN_S, socket_connect_timeout=ANSWER_WITHIN_S)
+        publisher = Publisher(settings.kafka)
+        try:
+            await publisher.start()
+            detector = Detector(
+                bootstrap=settings.kafka,
+                partitions=partitions,
+                instance=settings.instance,
+                rules=rules,
+                store=AbuseStore(client, rules.ladder, keep_ms=DENIALS.retention_ms + rules.ladder.longest_ms),
+                publisher=publisher,
+                metrics=metrics,
+            )
+            return await _watch(detector, metrics, stop, troubles)
+        finally:
+            await publisher.stop()
+            await client.aclose()
+
+
+async def _prepare(settings: Settings) -> int:
+    """Wait for Kafka and Redis, however long; make the topics. Gives the number of partitions of ``denials``."""
+    while True:
+        try:
+            report = await ensure(settings.kafka, SPECS, wait_s=30.0, tell=lambda message: log.warning("waiting", what=message))
+            partitions = report.partitions[DENIALS.name]
+            await ensure(settings.kafka, (spec_changelog(partitions),))
+            break
+        except KafkaUnavailable as error:
+            log.warning("waiting", what=str(error))
+    for difference in report.differences:
+        if difference.is_harmful:
+            log.warning("topic_differs", topic=difference.topic, what=difference.what, remedy=difference.remedy)
+    has_told = False
+    while True:
+        try:
+            async with Redis.from_url(settings.redis, socket_timeout=ANSWER_WITHIN_S) as client:
+                await client.ping()
+        except (RedisError, OSError) as error:
+            if not has_told:
+                log.warning("waiting", what=f"Redis does not answer at {settings.redis.rpartition('@')[2]} yet: {error}")
+            has_told = True
+            await asyncio.sleep(0.5)
+        else:
+            return partitions
+
+
+async def _until_stopped(work: Coroutine[Any, Any, int], stop: asyncio.Event) -> int | None:
+    task = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.wait({task})
+    return None
+
+
+async def _watch(detector: Detector, metrics: Metrics, stop: asyncio.Event, troubles: list[str]) -> int:
+    """Flush on time and watch the app until it has to end."""
+    await detector.start()
+    reason = ""
+    last_handled, moved_at = 0, time.monotonic()
+    is_ready = False
+    while not stop.is_set() and not reason:
+        try:
+            async with asyncio.timeout(FLUSH_EVERY_S):
+                await stop.wait()
+        except TimeoutError:
+            pass
+        await detector.flush()
+        lag = detector.measure_lag()
+        metrics.lag.set(lag)
+        metrics.subjects.set(detector.count_subjects())
+        metrics.partitions.set(len(detector.partitions))
+        metrics.is_waiting.set(detector.is_waiting)
+        if detector.handled != last_handled or not lag or detector.is_waiting:
+            last_handled, moved_at = detector.handled, time.monotonic()
+        troubles[0] = _find_trouble(detector)
+        if not troubles[0] and not is_ready:
+            is_ready = True
+            log.info("detector_ready", partitions=sorted(detector.partitions))
+        if detector.failure.done():
+            reason = detector.failure.result()
+        elif detector.app.crashed or detector.app.should_stop:
+            reason = f"the app ended: {detector.app.crash_reason!r}"
+        elif time.monotonic() - moved_at > STALLED_AFTER_S:
+            reason = f"no record was handled for {STALLED_AFTER_S:g} s, and {lag} are waiting"
+    if reason:
+        log.error("detector_failed", reason=reason)
+    else:
+        log.info("detector_stops")
+    try:
+        async with asyncio.timeout(STOP_WITHIN_S):
+            await detector.stop()
+    except TimeoutError:
+        log.warning("stop_took_too_long", seconds=STOP_WITHIN_S)
+    log.info("detector_stopped", records=detector.handled)
+    return 1 if reason else 0
+
+
+def _find_trouble(detector: Detector) -> str:
+    if detector.is_waiting:
+        return "waiting for Redis or Kafka"
+    if detector.app.rebalancing or not detector.app.consumer.started:
+        return "joining the group"
+    # A detector without partitions is a standby, and as ready as it can be.
+    return ""

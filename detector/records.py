@@ -1,0 +1,40 @@
+"""Read the records of topic ``denials``. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import ValidationError
+
+from topics.events import RECORDS, Event, FoldsEvent
+
+# What lua.keys.name_subject can give. A subject is written into JSON as it is, so nothing else may come through.
+_IS_SUBJECT = re.compile(r"[a-z][a-z0-9_]*=[A-Za-z0-9@.+/,~_:%#-]{0,300}").fullmatch
+
+
+class UndecodableRecord(Exception):  # noqa: N818 - says what is the case
+    """No record of topic ``denials``, or one that nobody can have meant. Set it aside and go on: it stays so."""
+
+
+def decode_denials(value: bytes | None) -> Event:
+    """Read one record.
+
+    Returns:
+        ``FoldsEvent``, ``HeartbeatEvent`` or ``ClosedEvent``; subjects have the right form, no fold ends before it begins.
+
+    Raises:
+        UndecodableRecord: It is none of these.
+    """
+    try:
+        record = RECORDS["denials"].validate_json(value or b"")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UndecodableRecord(f"{where + ': ' if where else ''}{first['msg']}") from error
+    if isinstance(record, FoldsEvent):
+        for fold in record.folds:
+            if not _IS_SUBJECT(fold.subject):
+                raise UndecodableRecord(f"{fold.subject!r} is no subject")
+            if fold.first_ms > fold.last_ms:
+                raise UndecodableRecord(f"a fold of {fold.subject} ends before it begins")
+    return record

@@ -1,0 +1,274 @@
+"""What the detector remembers of one partition of ``denials``: windows per subject, and what they include. Pure.
+
+Every row names the last record (by offset) that it includes, and so does the progress of the whole partition, so a record
+that is read again changes nothing, even if a crash cut a flush in two. A record that its writer wrote twice is told by its
+number. A record is first weighed, which changes nothing; only when its effects are done is it accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import msgspec
+
+from detector.rules import Rule, Rules
+from detector.verdict import Origin
+from detector.windows import Crossing, Window, advance, count_denials
+from topics.events import ClosedEvent, Event, Fold, FoldsEvent, HeartbeatEvent
+
+MOST_SUBJECTS = 50_000
+"""Subjects that one partition remembers. Above, the tenth with the fewest denials is forgotten."""
+
+MOST_SOURCES = 1_000
+FORGET_SOURCE_MS = 86_400_000
+"""A source that was silent for a day is forgotten: what its successor still finds of it comes within minutes."""
+
+SWEPT_PER_DRAIN = 1_000
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """What is remembered of one subject."""
+
+    offset: int
+    """Last record that the windows include."""
+    windows: dict[str, Window]
+    """By rule."""
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """How far one source was read."""
+
+    n: int
+    at_ms: int
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """How far the partition was read."""
+
+    offset: int
+    marks: dict[str, Mark]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighing:
+    """What one record would change.
+
+    Attributes:
+        offset: Of the record.
+        kind: ``folds``, ``heartbeat``, ``closed``, ``reread`` or ``doubled``.
+        rows: Changed rows.
+        mark: Source and its new mark; a mark of None is dropped.
+        at_ms: When it was written, or 0.
+        crossings: What has to have effect before the record may be accepted.
+        origin: Where those come from.
+        denials: Counted, by rule.
+        late: Dropped for being late, by rule.
+        missing: Records of the source that never came.
+    """
+
+    offset: int
+    kind: str
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    mark: tuple[str, Mark | None] | None = None
+    at_ms: int = 0
+    crossings: tuple[Crossing, ...] = ()
+    origin: Origin | None = None
+    denials: Mapping[str, int] = field(default_factory=dict)
+    late: Mapping[str, int] = field(default_factory=dict)
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has to be written down, in this order: rows (None deletes), then progress."""
+
+    rows: Mapping[str, bytes | None]
+    progress: bytes | None
+    offset: int
+    """Last record that is included; -1 for none. Commit one more, after all is written."""
+
+
+class Shard:
+    """The memory of one partition.
+
+    Bounded by :data:`MOST_SUBJECTS` rows of about 100 bytes; subjects that were idle for two windows are forgotten.
+    """
+
+    def __init__(
+        self, partition: int, rules: Rules, rows: dict[str, bytes], progress: bytes | None, *, most: int = MOST_SUBJECTS
+    ) -> None:
+        """Take up what was written down.
+
+        Args:
+            partition: Its number.
+            rules: What is counted.
+            rows: As :meth:`drain` gave them; the shard keeps the dictionary.
+            progress: As :meth:`drain` gave it; None at the very start.
+            most: Subjects to remember at most, at least 10.
+        """
+        self._partition = partition
+        self._rules = {rule.name: rule for rule in rules.rules}
+        self._rows = rows
+        self._fresh: dict[str, Row | None] = {}
+        past = msgspec.msgpack.decode(progress, type=Progress) if progress else Progress(-1, {})
+        self._marks = dict(past.marks)
+        self._has_new_marks = False
+        self._clock_ms = 0
+        self._most = most
+        self._sweep: Iterator[str] = iter(())
+        self._find_rules = lru_cache(maxsize=4096)(self._match_rules)
+        self.offset = past.offset
+        """Last record that is included, -1 for none."""
+        self.evicted = 0
+        """Subjects forgotten for lack of room."""
+
+    def __len__(self) -> int:
+        return len(self._rows) + sum(row is not None and key not in self._rows for key, row in self._fresh.items())
+
+    def weigh(self, offset: int, record: Event) -> Weighing:
+        """Say what a record would change. Changes nothing itself.
+
+        Args:
+            offset: Of the record; records that are included already are told by it.
+            record: ``FoldsEvent``, ``HeartbeatEvent`` or ``ClosedEvent``.
+        """
+        if offset <= self.offset:
+            return Weighing(offset, "reread")
+        if isinstance(record, FoldsEvent):
+            return self._weigh_folds(offset, record)
+        if isinstance(record, ClosedEvent):
+            # What a source that drained in order has written is all there: nobody will write it again.
+            return Weighing(offset, "closed", mark=(record.source, None), at_ms=record.at_ms, missing=self._miss(record))
+        if isinstance(record, HeartbeatEvent):
+            missing = self._miss(record)
+            mark = (record.source, Mark(record.seq, record.at_ms)) if missing else None
+            return Weighing(offset, "heartbeat", mark=mark, at_ms=record.at_ms, missing=missing)
+        raise TypeError(f"{type(record).__name__} is no record of topic denials")
+
+    def accept(self, weighing: Weighing) -> None:
+        """Include a record, whose effects are done. Call in the order of offsets."""
+        if weighing.offset <= self.offset:
+            return
+        self.offset = weighing.offset
+        self._clock_ms = max(self._clock_ms, weighing.at_ms)
+        self._fresh.update(weighing.rows)
+        if weighing.mark:
+            source, mark = weighing.mark
+            self._has_new_marks = True
+            if mark:
+                self._marks[source] = mark
+            else:
+                self._marks.pop(source, None)
+        if weighing.rows and len(self) > self._most:
+            self._evict()
+
+    def skip(self, offset: int) -> None:
+        """Go past a record that cannot be read."""
+        self.accept(Weighing(offset, "skipped"))
+
+    def forget(self) -> None:
+        """Drop everything: the topic was made anew, and offsets say nothing about what was read before."""
+        self._fresh = dict.fromkeys([*self._rows, *self._fresh])
+        self._marks = {}
+        self._has_new_marks = True
+        self.offset = -1
+
+    def drain(self) -> Changes:
+        """Give what changed since the last call, and forget what is idle. Write it down, or end the process: it comes once."""
+        self._sweep_idle()
+        rows: dict[str, bytes | None] = {}
+        for key, row in self._fresh.items():
+            if row is None:
+                if self._rows.pop(key, None) is not None:
+                    rows[key] = None
+            else:
+                self._rows[key] = rows[key] = msgspec.msgpack.encode(row)
+        self._fresh = {}
+        progress = None
+        if self._has_new_marks or rows:
+            self._forget_sources()
+            progress = msgspec.msgpack.encode(Progress(self.offset, self._marks))
+            self._has_new_marks = False
+        return Changes(rows, progress, self.offset)
+
+    def _weigh_folds(self, offset: int, record: FoldsEvent) -> Weighing:
+        mark = self._marks.get(record.source)
+        if mark and record.n <= mark.n:
+            return Weighing(offset, "doubled", at_ms=record.at_ms)
+        rows: dict[str, Row] = {}
+        crossings = []
+        denials: dict[str, int] = {}
+        late: dict[str, int] = {}
+        for index, fold in enumerate(record.folds):
+            rules = self._find_rules(fold.subject.partition("=")[0], fold.action, fold.policy, fold.limit)
+            if not rules:
+                continue
+            row = rows.get(fold.subject) or self._find_row(fold.subject)
+            # A row that was flushed before a crash includes the record already, although the partition's progress does not.
+            if row.offset >= offset and fold.subject not in rows:
+                continue
+            windows = dict(row.windows)
+            for rule in rules:
+                step = advance(windows.get(rule.name, Window()), fold, rule)
+                windows[rule.name] = step.window
+                tally = late if step.is_late else denials
+                tally[rule.name] = tally.get(rule.name, 0) + fold.count
+                if step.crossing:
+                    crossings.append(msgspec.structs.replace(step.crossing, fold=index))
+            rows[fold.subject] = Row(offset, windows)
+        return Weighing(
+            offset,
+            "folds",
+            rows=rows,
+            mark=(record.source, Mark(record.n, record.at_ms)),
+            at_ms=record.at_ms,
+            crossings=tuple(crossings),
+            origin=Origin(self._partition, offset, record.source, record.n),
+            denials=denials,
+            late=late,
+            missing=record.n - mark.n - 1 if mark else 0,
+        )
+
+    def _miss(self, record: HeartbeatEvent | ClosedEvent) -> int:
+        mark = self._marks.get(record.source)
+        return max(0, record.seq - mark.n) if mark else 0
+
+    def _match_rules(self, kind: str, action: str, policy: str, limit: str) -> tuple[Rule, ...]:
+        fold = Fold(subject=f"{kind}=", action=action, policy=policy, limit=limit, count=1, first_ms=0, last_ms=0)
+        return tuple(rule for rule in self._rules.values() if rule.covers(fold))
+
+    def _find_row(self, subject: str) -> Row:
+        if subject in self._fresh:
+            return self._fresh[subject] or Row(-1, {})
+        raw = self._rows.get(subject)
+        return msgspec.msgpack.decode(raw, type=Row) if raw else Row(-1, {})
+
+    def _is_idle(self, row: Row) -> bool:
+        # Twice the window: a fold that is a little late must still find the ring that tells so.
+        return all(
+            name not in self._rules or window.newest_ms + 2 * self._rules[name].window_ms <= self._clock_ms
+            for name, window in row.windows.items()
+        )
+
+    def _sweep_idle(self) -> None:
+        for _ in range(SWEPT_PER_DRAIN):
+            key = next(self._sweep, None)
+            if key is None:
+                self._sweep = iter([*self._rows])
+                return
+            if key not in self._fresh and key in self._rows and self._is_idle(self._find_row(key)):
+                self._fresh[key] = None
+
+    def _evict(self) -> None:
+        held = {key: self._find_row(key) for key in {*self._rows, *self._fresh} if self._fresh.get(key, True) is not None}
+        fewest = sorted(held, key=lambda key: (sum(map(count_denials, held[key].windows.values())), key))
+        for key in fewest[: max(1, self._most // 10)]:
+            self._fresh[key] = None
+            self.evicted += 1
+
+    def _forget_sources(self) -> None:
+        recent = {source: mark for source, mark in self._marks.items() if mark.at_ms + FORGET_SOURCE_MS > self._clock_ms}
+        newest = sorted(recent, key=lambda source: recent[source].at_ms)[-MOST_SOURCES:]
+        self._marks = {source: recent[source] for source in newest}
