@@ -114,6 +114,8 @@ def _reject_aliases_and_doubles(root: yaml.Node | None, name: str) -> None:
         if isinstance(node, yaml.MappingNode):
             keys: set[str] = set()
             for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise DocumentError([f"{name}:{key.start_mark.line + 1}: a list or a mapping is no key; write a name"])
                 if key.value in keys:
                     raise DocumentError([f"{name}:{key.start_mark.line + 1}: {key.value}: stands here a second time"])
                 keys.add(str(key.value))
@@ -129,14 +131,20 @@ def _describe(error: ValidationError, root: yaml.Node | None, name: str, model: 
     for item in items:
         if any(len(other) > len(item["loc"]) and other[: len(item["loc"])] == item["loc"] for other in places):
             continue  # it only repeats that something inside is wrong
-        place = [step for step in item["loc"] if isinstance(step, (int, str)) and not _is_model_step(step)]
+        is_unknown = item["type"] == "extra_forbidden"  # then the last step is what the document says, whatever it looks like
+        last = len(item["loc"]) - 1
+        place = [
+            step
+            for position, step in enumerate(item["loc"])
+            if isinstance(step, (int, str)) and ((is_unknown and position == last) or not _is_model_step(step))
+        ]
         message = item["msg"].removeprefix("Value error, ")
         whole = _WHOLE.match(message) if not place else None
         if whole is not None:  # a check over the whole document names its place itself
             place = [whole[1]] if whole[2] is None else [whole[1], int(whole[2])]
             message = message[whole.end() :]
         line, path = _locate(root, place)
-        if item["type"] == "extra_forbidden":
+        if is_unknown:
             message = f"unknown key; allowed are: {', '.join(_allowed_keys(model, place[:-1])) or 'none'}"
         elif item["type"] == "missing":
             message = "is missing"

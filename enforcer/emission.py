@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from enforcer.check import Plan
+from enforcer.plan import Plan
 from enforcer.decision import Decision
 from enforcer.folding import Folder
 from enforcer.producer import EmissionFailed, KafkaLog, Record
@@ -94,8 +94,8 @@ class Emitter:
             decision.decided_at_ms,
             check.user_id,
             check.action,
-            plan.policy.name,
-            plan.policy_version,
+            plan.template.policy.name,
+            plan.template.version,
             decision.outcome,
             decision.reason,
             1,
@@ -112,7 +112,7 @@ class Emitter:
             None if ban is None else ban.until_ms,
             None if ban is None else ban.verdict_id,
         )
-        self._buffer.append((plan.subjects[0], event))
+        self._buffer.append((plan.subjects[0] if plan.subjects else "global", event))
         self.folder.add(plan, decision)
         if len(self._buffer) > MOST_BUFFERED:
             self._drop()
