@@ -19,9 +19,10 @@ from rich.table import Table
 
 from devstack.errors import DevstackError
 from examples.enforcer_client import EnforcerAwayError
+from examples.findings import Finding
 from examples.run import FOLDER, RUNNING_FOLDER
 from examples.running import recorded
-from examples.scenario import Finding, play_scenario
+from examples.scenario import play_scenario
 from examples.start_report import StartReport
 from examples.system import System, SystemAddresses, SystemSpec
 

@@ -13,63 +13,44 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
-from itertools import pairwise
 from random import Random
 
 from examples.enforcer_client import EnforcerClient
+from examples.findings import (
+    ALLOW,
+    BAN,
+    DENY,
+    LOGIN_CAPACITY,
+    SEARCH_CAPACITY,
+    THRESHOLD,
+    BanObserved,
+    Events,
+    Finding,
+    judge_ban,
+    judge_bystanders,
+    judge_end,
+    judge_events,
+    judge_logins,
+    judge_office,
+    judge_person,
+    judge_scope,
+    judge_searches,
+    judge_second,
+)
 from examples.system import ROOT, SystemAddresses
 from examples.targets import GRPC_TIMEOUT_S
 from examples.topic_reader import TopicReader
 from ratchet.v1 import enforcer_pb2
 from topics.events import DecisionEvent, SubjectEvent, VerdictEvent
 
-LOGIN_CAPACITY, LOGIN_PER_IP = 5, 30
-SEARCH_CAPACITY, SEARCH_PER_S = 50, 50
-THRESHOLD = 10
 SEARCH_FOR_S = 2.0
 OFFICE_PEOPLE, STUFFED_USERS = 35, 45
 BAN_WITHIN_S = 10.0
 LONGEST_BAN_S = 120.0
 EVENTS_WITHIN_S = 15.0
 POLL_S = 0.005
-RULE = "brute_force"
 
-ALLOW, DENY, BAN = enforcer_pb2.OUTCOME_ALLOW, enforcer_pb2.OUTCOME_DENY, enforcer_pb2.OUTCOME_BAN
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One promise: what was expected, what was seen, and whether they agree."""
-
-    what: str
-    expected: str
-    seen: str
-    is_met: bool
-
-
-@dataclass(slots=True)
-class BanObserved:
-    """A ban as both enforcers told it."""
-
-    answers: tuple[enforcer_pb2.CheckResponse, enforcer_pb2.CheckResponse]
-    visible_ms: tuple[float, float]
-    """From the denial that crossed the threshold until each enforcer said BAN."""
-
-    @property
-    def until_ms(self) -> int:
-        """When it ends, by the first enforcer."""
-        return self.answers[0].ban.until_ms
-
-
-@dataclass(slots=True)
-class Events:
-    """This run's events, as the topics have them."""
-
-    decisions: list[DecisionEvent] = field(default_factory=list)
-    verdicts: list[VerdictEvent] = field(default_factory=list)
-    subjects: list[SubjectEvent] = field(default_factory=list)
 
 
 class Scenario:
@@ -103,13 +84,18 @@ class Scenario:
                 findings = [await self._log_in_at_once(), await self._search_without_pause()]
                 self._tell("somebody tries passwords of one user, while an office, a stuffer, a job and people come too")
                 first, *bystanders = await asyncio.gather(self._offend(), self._come_as_office(), self._come_as_others())
-                findings += [*self._judge_ban(first), *bystanders, await self._search_while_banned()]
-                self._tell(f"the ban ends in {self._left_s(first):.1f} s; then the same again")
+                findings += [*judge_ban(first), *bystanders, await self._search_while_banned()]
+                self._tell("the ban ends; then the same again")
                 findings.append(await self._outlast(first))
                 second = await self._offend()
-                findings += [self._judge_second(first, second), self._judge_bystanders()]
+                findings += [judge_second(first, second), judge_bystanders(self._not_banned)]
                 self._tell("reading the topics")
-                findings += self._judge_events(await self._read_events(reader))
+                findings += judge_events(
+                    await self._read_events(reader),
+                    subject=f"user=victim-{self.mark}",
+                    sent=self._sent,
+                    balanced_user=f"job-{self.mark}",
+                )
             finally:
                 for client in (*self._enforcers, self._envoy):
                     await client.close()
@@ -138,10 +124,7 @@ class Scenario:
         answers = await asyncio.gather(
             *(self._ask(self._enforcers[number % 2], "eager", "login", ip=ip) for number in range(times))
         )
-        seen = Counter(answer.outcome for answer in answers)
-        is_met = seen[ALLOW] == LOGIN_CAPACITY and seen[BAN] == 0
-        what = f"{times} logins of one user at once, both enforcers"
-        return Finding(what, f"exactly {LOGIN_CAPACITY} admitted", f"{seen[ALLOW]} admitted", is_met)
+        return judge_logins(Counter(answer.outcome for answer in answers))
 
     async def _search_without_pause(self) -> Finding:
         ip, admitted = self._new_ip(), 0
@@ -158,11 +141,8 @@ class Scenario:
 
         await asyncio.gather(*(search(self._enforcers[number % 2]) for number in range(8)))
         # The bucket was first touched between the first send and its answer, and last between the last send and its answer.
-        least = SEARCH_CAPACITY + SEARCH_PER_S * (last_send - first_answer) - 1
-        most = SEARCH_CAPACITY + SEARCH_PER_S * (time.perf_counter() - started)
-        what = f"searches of one user for {SEARCH_FOR_S:g} s, both enforcers"
-        expected = f"{least:.1f} to {most:.1f} admitted (50 + 50/s, less one at most)"
-        return Finding(what, expected, f"{admitted} admitted, {self._degraded} degraded", least <= admitted <= most)
+        most_s = time.perf_counter() - started
+        return judge_searches(admitted, self._degraded, least_s=last_send - first_answer, most_s=most_s)
 
     async def _offend(self) -> BanObserved:
         """Log in as one user until the threshold is crossed, then wait for the ban on both enforcers."""
@@ -184,7 +164,7 @@ class Scenario:
                 await asyncio.sleep(POLL_S)
 
         (one, one_ms), (other, other_ms) = await asyncio.gather(*map(wait_for_ban, self._enforcers))
-        return BanObserved((one, other), (one_ms, other_ms))
+        return BanObserved((one, other), (one_ms, other_ms), time.time_ns() // 1_000_000)
 
     async def _come_as_office(self) -> Finding:
         """Many users behind one address, twice each: the address is limited, nobody is banned."""
@@ -193,44 +173,26 @@ class Scenario:
             await self._ask(self._enforcers[number % 2], f"office-{number % OFFICE_PEOPLE}", "login", ip=ip)
             for number in range(2 * OFFICE_PEOPLE)
         ]
-        seen = self._note_bystander(answers)
-        is_met = seen[ALLOW] >= LOGIN_PER_IP and seen[DENY] >= OFFICE_PEOPLE and seen[BAN] == 0
-        what = f"office: {OFFICE_PEOPLE} users behind one address, 2 logins each"
-        return Finding(what, "about 30 admitted, none banned", f"{seen[ALLOW]} admitted, {seen[BAN]} banned", is_met)
+        return judge_office(self._note_bystander(answers), OFFICE_PEOPLE)
 
     async def _come_as_others(self) -> Finding:
-        """A person, a scraper, a job beyond its limit, a stuffer; several in turns, all through Envoy."""
+        """A person and a scraper within their limits, a job beyond its own, a stuffer; all through Envoy."""
         ip, stuffer = self._new_ip(), self._new_ip()
         person = [await self._ask(self._envoy, "person", "login", ip=ip)]
         person += [await self._ask(self._envoy, "person", "search", ip=ip) for _ in range(10)]
+        person += [await self._ask(self._envoy, "scraper", "search", ip=ip) for _ in range(SEARCH_CAPACITY - 10)]
         job = [await self._ask(self._envoy, "job", "search", ip=ip) for _ in range(3 * SEARCH_CAPACITY)]
         stuffed = [await self._ask(self._envoy, f"leaked-{number}", "login", ip=stuffer) for number in range(STUFFED_USERS)]
         self._note_bystander([*job, *stuffed])
-        seen = self._note_bystander(person)
-        expected = f"{len(person)} requests, all served"
-        return Finding("person in the midst of it", expected, f"{seen[ALLOW]} served", seen[ALLOW] == len(person))
+        return judge_person(self._note_bystander(person))
 
     def _note_bystander(self, answers: Iterable[enforcer_pb2.CheckResponse]) -> Counter[int]:
         seen = Counter[int](answer.outcome for answer in answers)
         self._not_banned += seen
         return seen
 
-    def _judge_ban(self, ban: BanObserved) -> list[Finding]:
-        one, other = ban.answers
-        is_banned = one.outcome == other.outcome == BAN
-        told = f"{_name(one.outcome)} and {_name(other.outcome)}, after {ban.visible_ms[0]:.0f} and {ban.visible_ms[1]:.0f} ms"
-        what = f"user after {THRESHOLD} login denials, on each enforcer"
-        same = is_banned and one.ban.until_ms == other.ban.until_ms and one.ban.rule == other.ban.rule == RULE
-        seen = f"ends in {self._left_s(ban):.1f} s by {one.ban.rule}" if is_banned else "no ban"
-        return [
-            Finding(what, "BAN and BAN", told, is_banned),
-            Finding("both tell the same end and rule", f"one end, {RULE}", seen, same),
-        ]
-
     async def _search_while_banned(self) -> Finding:
-        answer = await self._ask(self._enforcers[0], "victim", "search", ip=self._new_ip())
-        what = "the banned user's search, outside the ban's scope"
-        return Finding(what, "ALLOW", _name(answer.outcome), answer.outcome == ALLOW)
+        return judge_scope(await self._ask(self._enforcers[0], "victim", "search", ip=self._new_ip()))
 
     async def _outlast(self, ban: BanObserved) -> Finding:
         """Wait for the ban's end on both enforcers, and compare it with what was told."""
@@ -245,20 +207,7 @@ class Scenario:
                 await asyncio.sleep(POLL_S)
             return time.time() * 1000 - ban.until_ms
 
-        ended_ms = await asyncio.gather(*map(wait_for_end, self._enforcers))
-        seen = f"{min(ended_ms):+.0f} and {max(ended_ms):+.0f} ms"
-        return Finding("ban ends when it said", "within 1 s of it", seen, all(-1000 < late < 1000 for late in ended_ms))
-
-    def _judge_second(self, first: BanObserved, second: BanObserved) -> Finding:
-        one, other = (ban.answers[0] for ban in (first, second))
-        is_harder = other.outcome == BAN and other.ban.level > one.ban.level and second.until_ms > first.until_ms
-        seen = f"level {other.ban.level} after level {one.ban.level}" if other.outcome == BAN else "no ban"
-        return Finding("second offence", "a higher rung", seen, is_harder)
-
-    def _judge_bystanders(self) -> Finding:
-        seen = self._not_banned
-        text = f"{seen.total()} requests: {seen[ALLOW]} admitted, {seen[DENY]} denied, {seen[BAN]} banned"
-        return Finding("office, job, stuffer, person", "limited, none banned", text, seen[BAN] == 0 and seen[DENY] > 0)
+        return judge_end(await asyncio.gather(*map(wait_for_end, self._enforcers)))
 
     async def _read_events(self, reader: TopicReader) -> Events:
         """Read until every decision of this run is there and both verdicts are, or the time is up."""
@@ -277,29 +226,6 @@ class Scenario:
             if not batch and len(events.decisions) >= self._sent and len(events.verdicts) >= 2 and len(events.subjects) >= 2:
                 break
         return events
-
-    def _judge_events(self, events: Events) -> list[Finding]:
-        subject = f"user=victim-{self.mark}"
-        bans = [one for one in events.verdicts if one.penalty == "ban" and one.result == "applied"]
-        lengths_s = [((one.ban_until_ms or 0) - one.at_ms) / 1000 for one in sorted(bans, key=lambda one: one.at_ms)]
-        is_longer = len(lengths_s) == 2 and lengths_s[1] > lengths_s[0] > 0
-        banned = {one.subject for one in bans}
-        revisions = [one.state.rev for one in events.subjects if one.subject == subject]
-        by = Counter(one.source.partition("/")[0] for one in events.decisions)
-        through_envoy = Counter(one.source for one in events.decisions if one.user_id == f"job-{self.mark}")
-        found = len(events.decisions)
-        seen_lengths = " s, ".join(f"{length:.1f}" for length in lengths_s) or "none"
-        split = ", ".join(f"{name} {number:,}" for name, number in sorted(by.items()))
-        return [
-            Finding("bans in topic verdicts", "2, the second longer", f"{len(bans)}: {seen_lengths} s", is_longer),
-            Finding("who was banned", "the attacked user alone", ", ".join(sorted(banned)) or "nobody", banned == {subject}),
-            Finding("states in topic subjects", "rising revisions", str(revisions), _rises(revisions)),
-            Finding("decisions in the topic", f"{self._sent:,}", f"{found:,} ({split})", found == self._sent),
-            Finding("Envoy spreads the load", "2 enforcers", str(len(through_envoy)), len(through_envoy) == 2),
-        ]
-
-    def _left_s(self, ban: BanObserved) -> float:
-        return max(0.0, ban.until_ms / 1000 - time.time())
 
 
 async def audit_decisions(kafka: str) -> Finding:
@@ -325,11 +251,3 @@ async def play_scenario(addresses: SystemAddresses, *, tell: Tell, drain: Callab
     findings = await Scenario(addresses, tell=tell).play()
     await drain()
     return [*findings, await audit_decisions(addresses.kafka)]
-
-
-def _rises(numbers: list[int]) -> bool:
-    return len(numbers) >= 2 and all(one < other for one, other in pairwise(numbers))
-
-
-def _name(outcome: enforcer_pb2.Outcome.ValueType) -> str:
-    return enforcer_pb2.Outcome.Name(outcome).removeprefix("OUTCOME_")
