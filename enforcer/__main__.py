@@ -16,12 +16,15 @@ import typer
 import uvloop
 
 from config.document import DocumentError, read_document
+from enforcer.changes import follow_changes
 from enforcer.decider import Decider
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
 from enforcer.folding import Folder
+from enforcer.plan import Planner
 from enforcer.policy import Policies, PoliciesDocument
 from enforcer.producer import KafkaLog
+from enforcer.refusals import Refusals
 from enforcer.server import PortTaken, Server, Transport
 from enforcer.store import RedisStore
 from enforcer.telemetry import Telemetry, configure_logs
@@ -52,7 +55,7 @@ def run(
         Literal["native", "grpcio"], typer.Option(help="HTTP/2 in Rust, or the reference server.", envvar="RATCHET_TRANSPORT")
     ] = "native",
     instance: Annotated[str, typer.Option(help="Name of this enforcer in events.", envvar="RATCHET_INSTANCE")] = "",
-    redis_timeout_ms: Annotated[int, typer.Option(min=1, max=1000, help="Then the policy's without_redis decides.")] = 5,
+    redis_timeout_ms: Annotated[int, typer.Option(min=1, max=1000, help="Then the policy's without_redis decides.")] = 10,
     drain_ms: Annotated[
         int, typer.Option(min=0, max=60_000, help="How long SIGTERM keeps answering, for balancers to notice.")
     ] = 1000,
@@ -67,8 +70,9 @@ def run(
         raise typer.Exit(EXIT_BAD_CONFIG) from error
     source = f"{instance or socket.gethostname()[:40]}/0/{secrets.token_hex(4)}"
     decider = Decider(
-        compiled,
+        Planner(compiled),
         RedisStore(redis, redis_timeout_ms / 1000),
+        Refusals(),
         Fallback(compiled.expected_enforcers),
         Emitter(source, KafkaLog(kafka, f"ratchet-{source}"), Folder(compiled.foldable)),
     )
@@ -100,7 +104,8 @@ async def _serve(decider: Decider, host: str, port: int, metrics_port: int, tran
             exit_code = EXIT_FAILED
             stop.set()
 
-    for task in (decider.store.start(), decider.emitter.start()):
+    following = loop.create_task(follow_changes(decider.store.url, decider.refusals))
+    for task in (decider.store.start(), decider.emitter.start(), following):
         task.add_done_callback(end_with)
     await server.start()
     log.info(
@@ -108,13 +113,14 @@ async def _serve(decider: Decider, host: str, port: int, metrics_port: int, tran
         address=f"{host}:{server.port}",
         metrics=f"http://{host}:{telemetry.port}/metrics",
         transport=transport,
-        policies=decider.policies.version,
+        policies=decider.planner.policies.version,
         source=decider.emitter.source,
         pid=os.getpid(),
     )
     await stop.wait()
     log.info("enforcer_drains", seconds=drain_s)
     await server.drain(drain_s)
+    following.cancel()
     await decider.store.close()
     await decider.emitter.close(timeout_s=5.0)
     await telemetry.close()

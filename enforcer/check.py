@@ -1,16 +1,13 @@
-"""One check, validated, and what it asks of Redis. Pure."""
+"""One check, validated. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 
 import msgspec
-
-from enforcer.policy import Limit, Policies, Policy
-from lua.keys import join_subjects, name_abuse, name_bucket, name_subject
 
 LARGEST_TEXT_BYTES = 1024
 LARGEST_ACTION_BYTES = 128
@@ -35,19 +32,6 @@ class Check(msgspec.Struct, frozen=True, gc=False):
     attributes: dict[str, str] = {}
     suppressed: int = 0
     """Denials that the client answered from its own memory since its last check."""
-
-
-class Plan(msgspec.Struct, frozen=True, gc=False):
-    """A check with the policy that matched, the subjects that it names and the limits that apply to it."""
-
-    check: Check
-    policy: Policy
-    policy_version: str
-    subjects: tuple[str, ...]
-    """Names of the declared subjects that are present, the user first."""
-    limits: tuple[Limit, ...]
-    abuse_keys: tuple[str, ...]
-    bucket_keys: tuple[str, ...]
 
 
 def validate_check(user_id: str, action: str, cost: int, attributes: Mapping[str, str], suppressed: int) -> Check:
@@ -89,61 +73,3 @@ def canonicalize_ip(value: str) -> str:
             return str(address.ipv4_mapped)
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
-
-
-def plan_check(check: Check, policies: Policies) -> Plan:
-    """Find the policy, the subjects and the keys of one check.
-
-    A limit applies when every subject that it is ``per`` is present.
-
-    Raises:
-        InvalidCheck: The cost is above the capacity of a limit that applies: it could never pass.
-    """
-    policy = policies.match(check.action)
-    names = {"user": name_subject("user", check.user_id)}
-    if check.attributes:
-        for kind in policies.attribute_kinds:
-            value = check.attributes.get(kind)
-            if value:
-                names[kind] = name_attribute(kind, value)
-    applied = apply_limits(policy, names, check.action)
-    for _, limit in applied:
-        if check.cost > limit.terms.capacity:
-            raise InvalidCheck(f"cost is {check.cost}; limit {limit.label} holds at most {limit.terms.capacity} tokens")
-    return build_plan(check, policy, policies.version, names.values(), applied)
-
-
-def name_attribute(kind: str, value: str) -> str:
-    """Name the subject that an attribute is."""
-    return name_subject(kind, canonicalize_ip(value) if kind == "ip" else value)
-
-
-def apply_limits(policy: Policy, names: Mapping[str, str], action: str) -> list[tuple[str, Limit]]:
-    """Bucket key and limit, for each limit all of whose ``per`` is present in ``names`` (subject names by kind)."""
-    applied = []
-    for limit in policy.limits:
-        parts = []
-        for kind in limit.per:
-            name = names.get(kind) if kind != "action" else name_subject("action", action)
-            if name is None:
-                break
-            parts.append(name)
-        else:
-            applied.append((name_bucket(join_subjects(parts), limit.policy, limit.name), limit))
-    return applied
-
-
-def build_plan(
-    check: Check, policy: Policy, version: str, subjects: Iterable[str], applied: Sequence[tuple[str, Limit]]
-) -> Plan:
-    """Put a plan together."""
-    subjects = tuple(subjects)
-    return Plan(
-        check,
-        policy,
-        version,
-        subjects,
-        tuple([limit for _, limit in applied]),
-        tuple([name_abuse(subject) for subject in subjects]),
-        tuple([key for key, _ in applied]),
-    )

@@ -1,4 +1,4 @@
-"""The decision path: check, plan, reading, decision, answer, event."""
+"""The decision path: plan, reading, decision, answer, event."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
-import structlog
-
-from enforcer.check import Check, Plan, plan_check
 from enforcer.decision import Decision, Reading, decide
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
-from enforcer.policy import Policies
+from enforcer.plan import Plan, Planner
+from enforcer.refusals import Refusals
 from enforcer.store import RedisStore
-
-log = structlog.get_logger(__name__)
 
 Answer = Callable[[Plan, Decision], None]
 
@@ -27,8 +22,9 @@ Answer = Callable[[Plan, Decision], None]
 class Decider:
     """Decides checks. Belongs to one event loop; no method waits for Kafka, config, metrics or logs."""
 
-    policies: Policies
+    planner: Planner
     store: RedisStore
+    refusals: Refusals
     fallback: Fallback
     emitter: Emitter
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -36,42 +32,36 @@ class Decider:
     degraded: int = 0
     shadowed: int = 0
 
-    def submit(self, check: Check, answer: Answer) -> None:
-        """Decide one check; ``answer`` is called once, on the loop, with the plan and the decision.
+    def submit(self, plan: Plan, answer: Answer) -> None:
+        """Decide one plan; ``answer`` is called once, on the loop, before this returns or later. It must not raise."""
+        reading = self.refusals.find(plan, time.monotonic())
+        if reading is not None:
+            self._finish(plan, answer, reading)
+        else:
+            self.store.take(plan, answer, self._receive)
 
-        Raises:
-            InvalidCheck: The cost is above a limit's capacity. ``answer`` is not called.
-        """
-        self.submit_plan(plan_check(check, self.policies), answer)
-
-    def submit_plan(self, plan: Plan, answer: Answer) -> None:
-        """Decide one plan."""
-        self.store.take(plan, partial(self._finish, plan, answer))
-
-    def _finish(self, plan: Plan, answer: Answer, reading: Reading | None) -> None:
+    def _receive(self, plan: Plan, answer: Answer, reading: Reading | None) -> None:
+        """Redis has answered, or None: it has not, in time."""
         if reading is None:
             plan = self.fallback.share(plan)
             reading = self.fallback.read(plan, time.time_ns() // 1000)
             self.degraded += 1
-        elif reading.ban is not None:
-            self.fallback.remember(reading.ban)
+        elif reading.status:
+            self.refusals.remember(plan, reading)
+            if reading.ban is not None:
+                self.fallback.remember(reading.ban)
+        self._finish(plan, answer, reading)
+
+    def _finish(self, plan: Plan, answer: Answer, reading: Reading) -> None:
         decision = decide(plan, reading)
+        answer(plan, decision)
         self.counts[decision.outcome, decision.reason] += 1
         if decision.is_shadow:
             self.shadowed += 1
-        answer(plan, decision)
-        if plan.check.cost > 0:
+        if plan.check.cost:
             self.emitter.offer(plan, decision)
 
-    async def decide(self, check: Check) -> tuple[Plan, Decision]:
-        """Decide one check and wait for the answer.
-
-        Raises:
-            InvalidCheck: The cost is above a limit's capacity. Never repeat the check as it is.
-        """
-        return await self.decide_plan(plan_check(check, self.policies))
-
-    async def decide_plan(self, plan: Plan) -> tuple[Plan, Decision]:
+    async def decide(self, plan: Plan) -> tuple[Plan, Decision]:
         """Decide one plan and wait for the answer."""
         future: asyncio.Future[tuple[Plan, Decision]] = asyncio.get_running_loop().create_future()
 
@@ -79,5 +69,5 @@ class Decider:
             if not future.done():  # the caller may have left
                 future.set_result((plan, decision))
 
-        self.submit_plan(plan, answer)
+        self.submit(plan, answer)
         return await future

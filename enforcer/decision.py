@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from enforcer.bucket import UNLOWERED, Status, measure_wait_us, scale
-from enforcer.check import Plan
+from enforcer.plan import Plan
 from enforcer.policy import Limit
 
 Outcome = Literal["allow", "deny", "ban"]
@@ -45,15 +45,20 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     """Sum of 2^i over the limits that had too few tokens at the factor in force."""
     refused_at_1: int = 0
     levels: tuple[int, ...] = ()
-    """Units left in each bucket, in the order of the plan's limits."""
+    """Units left in each bucket, in the order of the plan's limits; below 0 where a remembered refusal does not know."""
     ban: Ban | None = None
     warned: Warned | None = None
     is_degraded: bool = False
+    is_cached: bool = False
+    sent_s: float = 0.0
+    """When the call was sent, on this process's monotonic clock."""
 
 
 class LimitStatus(msgspec.Struct, frozen=True, gc=False):
     """One limit after one check."""
 
+    position: int
+    """Of the limit in the plan."""
     limit: Limit
     capacity: int
     """Tokens, at the factor in force."""
@@ -86,7 +91,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 
 
 def decide(plan: Plan, reading: Reading) -> Decision:
-    """Turn one reading into the answer.
+    """Turn one reading into the answer. A limit whose level the reading does not know gets no status.
 
     ``retry_after_ms`` is the longest wait among the limits that refused: waited out alone it suffices, and 1 ms less does
     not while no throttle factor is in force.
@@ -95,40 +100,60 @@ def decide(plan: Plan, reading: Reading) -> Decision:
     ban = reading.ban
     if ban is not None:
         wait_ms = max(0, ban.until_ms - decided_at_ms)
-        return Decision("ban", "banned", decided_at_ms, retry_after_ms=wait_ms, ban=ban, is_degraded=reading.is_degraded)
-    refused, factor, now_us, cost = reading.refused, reading.factor, reading.now_us, plan.check.cost
+        return Decision(
+            "ban",
+            "banned",
+            decided_at_ms,
+            retry_after_ms=wait_ms,
+            ban=ban,
+            is_degraded=reading.is_degraded,
+            is_cached=reading.is_cached,
+        )
     statuses = []
     retry_after_ms, remaining, is_shadow = 0, -1, False
-    for i, limit in enumerate(plan.limits):
-        terms, level = limit.terms, reading.levels[i]
-        units = terms.capacity_units
-        if factor < UNLOWERED:
-            units = min(units, max(scale(units, factor), cost * terms.period_ticks))
-        is_refused = bool(refused >> i & 1)
-        wait_ms = 0
-        if is_refused:
-            wait_ms = -(-measure_wait_us(level, terms, factor, cost * terms.period_ticks, now_us) // 1000)
-            if limit.is_shadow:
-                is_shadow = True
-            else:
-                retry_after_ms = max(retry_after_ms, wait_ms)
-        left = level // terms.period_ticks
-        if not limit.is_shadow and (remaining < 0 or left < remaining):
-            remaining = left
-        reset_ms = -(-measure_wait_us(level, terms, factor, units, now_us) // 1000)
-        statuses.append(LimitStatus(limit, units // terms.period_ticks, left, wait_ms, reset_ms, is_refused))
-    status = reading.status
+    for position, limit in enumerate(plan.template.limits):
+        level = reading.levels[position]
+        if level < 0:
+            continue
+        status = _read_limit(position, limit, level, reading, plan.check.cost)
+        statuses.append(status)
+        if limit.is_shadow:
+            is_shadow = is_shadow or status.is_refused
+            continue
+        retry_after_ms = max(retry_after_ms, status.retry_after_ms)
+        if remaining < 0 or status.remaining < remaining:
+            remaining = status.remaining
+    outcome, reason = _OUTCOMES[reading.status]
     return Decision(
-        "allow" if status == Status.ALLOW else "deny",
-        "ok" if status == Status.ALLOW else "throttled" if status == Status.THROTTLED else "limit",
+        outcome,
+        reason,
         decided_at_ms,
         tuple(statuses),
         retry_after_ms,
         max(remaining, 0),
-        factor,
+        reading.factor,
         None,
         reading.warned,
-        reading.refused_at_1 if status == Status.LIMIT else 0,
+        reading.refused_at_1 if reading.status == Status.LIMIT else 0,
         is_shadow,
         reading.is_degraded,
+        reading.is_cached,
     )
+
+
+_OUTCOMES: dict[int, tuple[Outcome, Reason]] = {
+    Status.ALLOW: ("allow", "ok"),
+    Status.LIMIT: ("deny", "limit"),
+    Status.THROTTLED: ("deny", "throttled"),
+}
+
+
+def _read_limit(position: int, limit: Limit, level: int, reading: Reading, cost: int) -> LimitStatus:
+    terms, factor, now_us = limit.terms, reading.factor, reading.now_us
+    full, period = terms.capacity_units, terms.period_ticks
+    if factor < UNLOWERED:
+        full = min(full, max(scale(full, factor), cost * period))
+    is_refused = bool(reading.refused >> position & 1)
+    wait_ms = -(-measure_wait_us(level, terms, factor, cost * period, now_us) // 1000) if is_refused else 0
+    reset_ms = -(-measure_wait_us(level, terms, factor, full, now_us) // 1000)
+    return LimitStatus(position, limit, full // period, level // period, wait_ms, reset_ms, is_refused)

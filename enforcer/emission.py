@@ -17,9 +17,9 @@ from typing import Literal
 import msgspec
 import structlog
 
-from enforcer.plan import Plan
 from enforcer.decision import Decision
 from enforcer.folding import Folder
+from enforcer.plan import Plan
 from enforcer.producer import EmissionFailed, KafkaLog, Record
 from topics.partition import choose_partition
 from topics.specs import DECISIONS, DENIALS

@@ -9,9 +9,8 @@ from functools import lru_cache
 import msgspec
 
 from enforcer.bucket import UNLOWERED, Bucket, Status, Terms, take
-from enforcer.check import Plan
 from enforcer.decision import Ban, Reading
-from enforcer.policy import Limit
+from enforcer.plan import Plan, Template
 
 MOST_BUCKETS = 100_000
 MOST_BANS = 100_000
@@ -42,7 +41,7 @@ class Fallback:
 
     def share(self, plan: Plan) -> Plan:
         """The same plan with this process's share of each limit: the terms that ``read`` decides by."""
-        return msgspec.structs.replace(plan, limits=_share_limits(plan.limits, self.enforcers))
+        return msgspec.structs.replace(plan, template=_share_template(plan.template, self.enforcers))
 
     def read(self, plan: Plan, now_us: int) -> Reading:
         """Decide as the script would, without Redis.
@@ -62,9 +61,9 @@ class Fallback:
                     return Reading(now_us, Status.BAN, ban=ban, is_degraded=True)
         terms = [limit.terms for limit in plan.limits]
         full = tuple(t.capacity_units for t in terms)
-        if plan.policy.without_redis == "allow":
+        if plan.template.policy.without_redis == "allow":
             return Reading(now_us, Status.ALLOW, levels=full, is_degraded=True)
-        if plan.policy.without_redis == "deny":
+        if plan.template.policy.without_redis == "deny":
             mask = sum(1 << i for i, limit in enumerate(plan.limits) if not limit.is_shadow)
             return Reading(now_us, Status.LIMIT, refused=mask, levels=(0,) * len(terms), is_degraded=True)
         cost = min(plan.check.cost, *(t.capacity for t in terms)) if terms else plan.check.cost
@@ -86,8 +85,10 @@ class Fallback:
 
 
 @lru_cache(maxsize=4096)
-def _share_limits(limits: tuple[Limit, ...], enforcers: int) -> tuple[Limit, ...]:
-    return tuple(replace(limit, terms=share_terms(limit.terms, enforcers)) for limit in limits)
+def _share_template(template: Template, enforcers: int) -> Template:
+    return replace(
+        template, limits=tuple(replace(limit, terms=share_terms(limit.terms, enforcers)) for limit in template.limits)
+    )
 
 
 def share_terms(terms: Terms, enforcers: int) -> Terms:

@@ -10,8 +10,8 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from enforcer.check import Plan
 from enforcer.decision import Decision
+from enforcer.plan import Plan
 from enforcer.policy import Limit
 from topics.wire import Fold
 

@@ -30,6 +30,7 @@ class EnforcerCollector(Collector):
         for name, text, value in (
             ("ratchet_degraded_decisions", "Decisions that were made without Redis.", decider.degraded),
             ("ratchet_shadow_refusals", "Decisions that a limit in shadow mode would have refused.", decider.shadowed),
+            ("ratchet_cached_refusals", "Refusals answered from memory.", decider.refusals.hits),
             ("ratchet_redis_calls", "Script calls; decisions divided by this is how many share one.", store.stats.calls),
             ("ratchet_redis_checks", "Checks sent to Redis.", store.stats.checks),
             ("ratchet_redis_timeouts", "Script calls that were given up at their deadline.", store.stats.timeouts),
@@ -48,7 +49,7 @@ class EnforcerCollector(Collector):
         yield GaugeMetricFamily("ratchet_kafka_connected", "1 while a producer stands.", value=emitter.kafka.is_connected)
         yield GaugeMetricFamily("ratchet_events_buffered", "Decisions that Kafka does not have yet.", value=emitter.buffered)
         policies = InfoMetricFamily("ratchet_policies", "The policies document in force.")
-        policies.add_metric([], {"version": decider.policies.version})
+        policies.add_metric([], {"version": decider.planner.policies.version})
         yield policies
 
 

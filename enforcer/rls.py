@@ -12,17 +12,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from enforcer.bucket import Terms
-from enforcer.check import LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check, Plan, apply_limits, build_plan, name_attribute
+from enforcer.check import LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check
 from enforcer.decider import Decider
 from enforcer.decision import Decision, LimitStatus
-from enforcer.policy import Limit, Policies
+from enforcer.plan import Descriptor, Plan, Planner, build_plan, name_attribute
+from enforcer.policy import Limit
 from lua.keys import name_subject
 from ratchet.envoy import core_pb2, rls_pb2, rls_pb2_grpc
 
@@ -30,6 +30,8 @@ _KINDS = {"user_id": "user", "remote_address": "ip"}
 _ACTION = re.compile(r"[!-~]{1,128}").fullmatch
 _UNKNOWN = "unknown"
 _LARGEST_UINT32 = 2**32 - 1
+_SURELY_SHORT = LARGEST_TEXT_BYTES // 4
+"""Characters: at most 4 bytes each."""
 
 _OK, _OVER_LIMIT = rls_pb2.RateLimitResponse.OK, rls_pb2.RateLimitResponse.OVER_LIMIT
 _RateLimit = rls_pb2.RateLimitResponse.RateLimit
@@ -39,14 +41,6 @@ _UNITS_US = {
     60_000_000: _RateLimit.MINUTE,
     1_000_000: _RateLimit.SECOND,
 }
-
-
-class Asked(NamedTuple):
-    """One request of Envoy's as a plan, and which of its limits answer which descriptor."""
-
-    plan: Plan
-    positions: tuple[tuple[int, ...], ...]
-    """For each descriptor, the positions of its limits in the plan."""
 
 
 class RateLimitService(rls_pb2_grpc.RateLimitServiceServicer):
@@ -61,47 +55,43 @@ class RateLimitService(rls_pb2_grpc.RateLimitServiceServicer):
         context: grpc.aio.ServicerContext[rls_pb2.RateLimitRequest, rls_pb2.RateLimitResponse],  # noqa: ARG002 gRPC's signature
     ) -> rls_pb2.RateLimitResponse:
         """Decide all descriptors of one request together."""
-        asked = plan_request(request, self._decider.policies)
-        _, decision = await self._decider.decide_plan(asked.plan)
-        return write_response(decision, asked.positions)
+        return write_rls_response(*await self._decider.decide(plan_request(request, self._decider.planner)))
 
 
-def plan_request(request: rls_pb2.RateLimitRequest, policies: Policies) -> Asked:
-    """Read one request of any content."""
+def plan_request(request: rls_pb2.RateLimitRequest, planner: Planner) -> Plan:
+    """Plan one request of any content. A subject that several descriptors name is one subject."""
     action = _bound_action(request.domain)
-    policy = policies.match(action)
+    declared = planner.policies.subjects
     user_id = ""
     attributes: dict[str, str] = {}
-    subjects: dict[str, None] = {}
-    applied: dict[str, Limit] = {}
-    keys: list[list[str]] = []
+    slots: dict[tuple[str, str], int] = {}
+    descriptors: list[Descriptor] = []
     for descriptor in request.descriptors:
-        names = {}
+        named = []
         for entry in descriptor.entries:
-            kind, value = _KINDS.get(entry.key, entry.key), _bound_text(entry.value)
+            key, value = entry.key, entry.value
+            kind = _KINDS.get(key, key)
+            if len(value) > _SURELY_SHORT:
+                value = _bound_text(value)
             if kind == "user":
                 user_id = user_id or value
-                names[kind] = name_subject(kind, value)
-            elif kind in policies.subjects:
-                names[kind] = name_attribute(kind, value)
-            if kind != "user" and len(attributes) < MOST_ATTRIBUTES:
+            elif len(attributes) < MOST_ATTRIBUTES:
                 attributes.setdefault(_bound_text(kind), value)
-        subjects.update(dict.fromkeys(names.values()))
-        mine = apply_limits(policy, names, action)
-        applied.update(mine)
-        keys.append([key for key, _ in mine])
+            if kind in declared:
+                named.append((kind, slots.setdefault((kind, value), len(slots))))
+        descriptors.append(tuple(named))
+    subjects = [name_subject(kind, value) if kind == "user" else name_attribute(kind, value) for kind, value in slots]
     check = Check(user_id, action, request.hits_addend or 1, attributes)
-    place = {key: position for position, key in enumerate(applied)}
-    plan = build_plan(check, policy, policies.version, subjects, list(applied.items()))
-    return Asked(plan, tuple(tuple(place[key] for key in mine) for mine in keys))
+    return build_plan(check, planner.find(action, tuple(descriptors)), subjects)
 
 
-def write_response(decision: Decision, positions: Sequence[Sequence[int]]) -> rls_pb2.RateLimitResponse:
+def write_rls_response(plan: Plan, decision: Decision) -> rls_pb2.RateLimitResponse:
     """Write one answer: a status for each descriptor, in their order."""
     is_refused = decision.outcome != "allow"
     response = rls_pb2.RateLimitResponse(overall_code=_OVER_LIMIT if is_refused else _OK)
-    for mine in positions:
-        statuses = [decision.limits[position] for position in mine] if decision.limits else []
+    by_position = {status.position: status for status in decision.limits}
+    for positions in plan.template.positions:
+        statuses = [by_position[position] for position in positions if position in by_position]
         response.statuses.append(_write_status(statuses, is_banned=decision.outcome == "ban"))
     if is_refused:
         headers = [("x-ratchet-outcome", decision.outcome), ("retry-after", str(-(-decision.retry_after_ms // 1000)))]
@@ -120,7 +110,7 @@ def _write_status(statuses: Sequence[LimitStatus], *, is_banned: bool) -> rls_pb
     tightest = min(enforced, key=lambda status: (not status.is_refused, status.remaining))
     return rls_pb2.RateLimitResponse.DescriptorStatus(
         code=_OVER_LIMIT if any(status.is_refused for status in enforced) else _OK,
-        current_limit=_write_limit(tightest.limit),
+        current_limit=write_limit(tightest.limit),
         limit_remaining=min(tightest.remaining, _LARGEST_UINT32),
         duration_until_reset=Duration(
             seconds=tightest.reset_after_ms // 1000, nanos=tightest.reset_after_ms % 1000 * 1_000_000
@@ -128,7 +118,8 @@ def _write_status(statuses: Sequence[LimitStatus], *, is_banned: bool) -> rls_pb
     )
 
 
-def _write_limit(limit: Limit) -> _RateLimit:
+def write_limit(limit: Limit) -> _RateLimit:
+    """Write a limit's terms: its refill, and the unit that its period is a multiple of."""
     unit, multiplier = _find_unit(limit.terms)
     written = _RateLimit(name=limit.label, requests_per_unit=min(limit.terms.refill, _LARGEST_UINT32), unit=unit)
     if multiplier != 1:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Literal
 
 import grpc
-import pygrpc_native.aio
-import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from enforcer.decider import Decider
+from enforcer.front import LARGEST_REQUEST_BYTES, Front
 from enforcer.rls import RateLimitService
 from enforcer.service import EnforcerService
 from ratchet.envoy import rls_pb2, rls_pb2_grpc
@@ -19,45 +21,61 @@ from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
 
 Transport = Literal["native", "grpcio"]
 
-LARGEST_REQUEST_BYTES = 8 * 1024 * 1024
-"""A batch of 1,000 checks at their bounds is refused as too large; one at usual sizes is about 100 KB."""
 _SERVICES = (
     enforcer_pb2.DESCRIPTOR.services_by_name["Enforcer"].full_name,
     rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name,
 )
 _GRACE_S = 5.0
 
-log = structlog.get_logger(__name__)
-
 
 class PortTaken(Exception):  # noqa: N818 it says what is the case
     """The address cannot be listened on. Choose another, or end what holds it."""
 
+    def __init__(self, address: str) -> None:
+        super().__init__(f"cannot listen on {address}: another process holds it, or it is no address of this host")
+
 
 class Server:
-    """Serves one decider. ``native`` is the Rust HTTP/2 server, ``grpcio`` the reference one; the servicers are the same."""
+    """Serves one decider.
+
+    ``grpcio`` is the reference server. ``native`` puts the Rust front before it: the hot calls are answered from there, and
+    everything else reaches the reference server through a Unix socket. The services are the same.
+    """
 
     def __init__(self, decider: Decider, *, host: str, port: int, transport: Transport) -> None:
+        """Bind the address.
+
+        Raises:
+            PortTaken: It cannot be bound.
+        """
         options = [("grpc.max_receive_message_length", LARGEST_REQUEST_BYTES), ("grpc.so_reuseport", 0)]
-        self._server = pygrpc_native.aio.server(options=options) if transport == "native" else grpc.aio.server(options=options)
+        self._server = grpc.aio.server(options=options)
         self._health = health.aio.HealthServicer()
         enforcer_pb2_grpc.add_EnforcerServicer_to_server(EnforcerService(decider), self._server)
         rls_pb2_grpc.add_RateLimitServiceServicer_to_server(RateLimitService(decider), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._front: Front | None = None
+        self._folder: Path | None = None
         try:
-            self.port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise PortTaken(
-                f"cannot listen on {address}: is another process there, or is it not an address of this host?"
-            ) from error
-        if self.port == 0:
-            raise PortTaken(f"cannot listen on {address}: is another process there, or is it not an address of this host?")
+            if transport == "native":
+                self._folder = Path(tempfile.mkdtemp(prefix="ratchet-"))
+                socket = str(self._folder / "grpc.sock")
+                self._server.add_insecure_port(f"unix:{socket}")
+                self._front = Front(decider, address, socket)
+                self.port = self._front.port
+            else:
+                self.port = self._server.add_insecure_port(address)
+        except (OSError, RuntimeError) as error:
+            self._remove_folder()
+            raise PortTaken(address) from error
 
     async def start(self) -> None:
         """Listen. Serving means: can decide, with Redis or without."""
         await self._server.start()
+        if self._front is not None:
+            self._front.start()
         for service in ("", *_SERVICES):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
@@ -66,3 +84,10 @@ class Server:
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(notice_s)
         await self._server.stop(_GRACE_S)
+        if self._front is not None:
+            await self._front.close()
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)

@@ -6,9 +6,10 @@ import asyncio
 
 import grpc
 
-from enforcer.check import MOST_CHECKS_PER_BATCH, Check, InvalidCheck, Plan, plan_check, validate_check
+from enforcer.check import MOST_CHECKS_PER_BATCH, Check, InvalidCheck, validate_check
 from enforcer.decider import Decider
 from enforcer.decision import Decision
+from enforcer.plan import Plan, Planner
 from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
 
 _OUTCOMES = {
@@ -38,10 +39,10 @@ class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
     ) -> enforcer_pb2.CheckResponse:
         """Decide one check; INVALID_ARGUMENT for content out of bounds."""
         try:
-            plan, decision = await self._decider.decide(read_check(request))
+            plan = self._decider.planner.plan(read_check(request))
         except InvalidCheck as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        return write_response(plan, decision)
+        return write_response(*await self._decider.decide(plan))
 
     async def CheckBatch(  # noqa: N802 gRPC's name
         self,
@@ -49,18 +50,11 @@ class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
         context: grpc.aio.ServicerContext[enforcer_pb2.CheckBatchRequest, enforcer_pb2.CheckBatchResponse],
     ) -> enforcer_pb2.CheckBatchResponse:
         """Decide up to 1,000 checks, or none: INVALID_ARGUMENT names the first bad one."""
-        checks = request.checks
-        if not 1 <= len(checks) <= MOST_CHECKS_PER_BATCH:
-            await context.abort(
-                grpc.StatusCode.INVALID_ARGUMENT, f"checks has {len(checks)} entries; 1 to {MOST_CHECKS_PER_BATCH} are allowed"
-            )
-        plans: list[Plan] = []
-        for index, check in enumerate(checks):
-            try:
-                plans.append(plan_check(read_check(check), self._decider.policies))
-            except InvalidCheck as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"checks[{index}]: {error}")
-        decided = await asyncio.gather(*[self._decider.decide_plan(plan) for plan in plans])
+        try:
+            plans = read_batch(request, self._decider.planner)
+        except InvalidCheck as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        decided = await asyncio.gather(*[self._decider.decide(plan) for plan in plans])
         return enforcer_pb2.CheckBatchResponse(results=[write_response(plan, decision) for plan, decision in decided])
 
     async def ReportOutcomes(  # noqa: N802 gRPC's name
@@ -82,14 +76,31 @@ def read_check(request: enforcer_pb2.CheckRequest) -> Check:
     return validate_check(request.user_id, request.action, cost, request.attributes, request.suppressed)
 
 
+def read_batch(request: enforcer_pb2.CheckBatchRequest, planner: Planner) -> list[Plan]:
+    """Plan every check of a batch.
+
+    Raises:
+        InvalidCheck: One of them is out of bounds, or there are too many or none. The message names the first.
+    """
+    checks = request.checks
+    if not 1 <= len(checks) <= MOST_CHECKS_PER_BATCH:
+        raise InvalidCheck(f"checks has {len(checks)} entries; 1 to {MOST_CHECKS_PER_BATCH} are allowed")
+    plans: list[Plan] = []
+    try:
+        plans.extend(planner.plan(read_check(check)) for check in checks)
+    except InvalidCheck as error:
+        raise InvalidCheck(f"checks[{len(plans)}]: {error}") from error
+    return plans
+
+
 def write_response(plan: Plan, decision: Decision) -> enforcer_pb2.CheckResponse:
     """Write one answer."""
     ban, warned = decision.ban, decision.warned
     response = enforcer_pb2.CheckResponse(
         outcome=_OUTCOMES[decision.outcome],
         reason=_REASONS[decision.reason],
-        policy=plan.policy.name,
-        policy_version=plan.policy_version,
+        policy=plan.template.policy.name,
+        policy_version=plan.template.version,
         limits=[
             enforcer_pb2.LimitStatus(
                 policy=status.limit.policy,

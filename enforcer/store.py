@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,9 @@ import hiredis
 import structlog
 from redis.asyncio.connection import SSLConnection, parse_url
 
-from enforcer.bucket import Status, Terms
-from enforcer.check import Plan
-from enforcer.decision import Ban, Reading, Warned
+from enforcer.bucket import UNLOWERED, Status, Terms
+from enforcer.decision import Ban, Decision, Reading, Warned
+from enforcer.plan import Plan, Template
 from lua.scripts import CHECK
 
 MOST_CHECKS_PER_CALL = 128
@@ -33,8 +34,10 @@ _OFFSET_DECAY_US = 20
 
 log = structlog.get_logger(__name__)
 
-Done = Callable[[Reading | None], None]
+Answer = Callable[[Plan, Decision], None]
+Receive = Callable[[Plan, Answer, Reading | None], None]
 """Takes the reading, or None: no answer in time. Then the tokens may be spent: do not ask again for this check."""
+Entry = tuple[Plan, Answer, Receive]
 
 
 @dataclass(slots=True)
@@ -56,7 +59,7 @@ class StoreStats:
 class _Call:
     """One EVALSHA on its way. ``entries`` is emptied when its callers have been answered otherwise."""
 
-    entries: list[tuple[Plan, Done]]
+    entries: list[Entry]
     command: bytes
     sent_s: float
     is_abandoned: bool = False
@@ -73,12 +76,12 @@ class RedisStore:
     """
 
     url: str
-    timeout_s: float = 0.005
+    timeout_s: float = 0.01
     stats: StoreStats = field(default_factory=StoreStats)
     is_available: bool = False
     on_change: Callable[[bool], None] = lambda _: None
     """Told when Redis becomes available or stops being so."""
-    _queue: deque[tuple[Plan, Done]] = field(default_factory=deque)
+    _queue: deque[Entry] = field(default_factory=deque)
     _in_flight: deque[_Call] = field(default_factory=deque)
     _is_flush_due: bool = False
     _offset_us: float | None = None
@@ -103,15 +106,16 @@ class RedisStore:
         if self._connection is not None:
             self._connection.transport.abort()
 
-    def take(self, plan: Plan, done: Done) -> None:
+    def take(self, plan: Plan, answer: Answer, receive: Receive) -> None:
         """Take the plan's tokens, atomically with whatever else is in flight.
 
-        Never waits, never raises, never retries. ``done`` is called exactly once, on the loop.
+        Never waits, never raises, never retries. ``receive`` is called exactly once, on the loop, with the plan, what
+        ``answer`` is (it is only handed on) and the reading.
         """
         if not self.is_available:
-            done(None)
+            receive(plan, answer, None)
             return
-        self._queue.append((plan, done))
+        self._queue.append((plan, answer, receive))
         if not self._is_flush_due:
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
@@ -121,9 +125,9 @@ class RedisStore:
         while self._queue and self.is_available and len(self._in_flight) < MOST_CALLS_IN_FLIGHT:
             count = min(len(self._queue), MOST_CHECKS_PER_CALL)
             entries = [self._queue.popleft() for _ in range(count)]
-            now_s = self._loop.time()
+            now_s = time.monotonic()
             deadline_us = 0 if self._offset_us is None else int(self._offset_us + (now_s + self.timeout_s) * 1e6)
-            self._send(_Call(entries, pack_call([plan for plan, _ in entries], deadline_us), now_s))
+            self._send(_Call(entries, pack_call([entry[0] for entry in entries], deadline_us), now_s))
 
     def _send(self, call: _Call) -> None:
         assert self._connection is not None  # noqa: S101 available means connected
@@ -132,7 +136,7 @@ class RedisStore:
         self._in_flight.append(call)
         self._connection.transport.write(call.command)
         if self._timer is None:
-            self._timer = self._loop.call_at(call.sent_s + self.timeout_s, self._expire)
+            self._timer = self._loop.call_later(max(0.0, call.sent_s + self.timeout_s - time.monotonic()), self._expire)
 
     def _expire(self) -> None:
         """The oldest call's deadline has come."""
@@ -141,12 +145,12 @@ class RedisStore:
 
     def _judge(self) -> None:
         self._timer = None
-        now_s = self._loop.time()
+        now_s = time.monotonic()
         for call in self._in_flight:
             if call.is_abandoned:
                 continue
             if call.sent_s + self.timeout_s > now_s:
-                self._timer = self._loop.call_at(call.sent_s + self.timeout_s, self._expire)
+                self._timer = self._loop.call_later(max(0.0, call.sent_s + self.timeout_s - time.monotonic()), self._expire)
                 break
             self.stats.timeouts += 1
             self._abandon_all()
@@ -165,8 +169,8 @@ class RedisStore:
         self._queue.clear()
         for call in self._in_flight:
             call.entries, call.is_abandoned = [], True
-        for _, done in waiting:
-            done(None)
+        for plan, answer, receive in waiting:
+            receive(plan, answer, None)
 
     def _set_available(self, is_available: bool) -> None:
         if is_available != self.is_available:
@@ -181,7 +185,7 @@ class RedisStore:
             return
         if call.is_setup:
             return
-        received_s = self._loop.time()
+        received_s = time.monotonic()
         now_us = reply[0]
         offset_us = now_us - received_s * 1e6
         known = self._offset_us
@@ -194,11 +198,11 @@ class RedisStore:
         entries = call.entries
         if len(reply) == 1:
             self.stats.late += 1
-            for _, done in entries:
-                done(None)
+            for plan, answer, receive in entries:
+                receive(plan, answer, None)
         else:
-            for position, (plan, done) in enumerate(entries, 1):
-                done(read_result(plan, now_us, reply[position]))
+            for position, (plan, answer, receive) in enumerate(entries, 1):
+                receive(plan, answer, read_result(plan, reply[position], now_us, call.sent_s))
         if self._queue and not self._is_flush_due:
             self._flush()
 
@@ -210,9 +214,9 @@ class RedisStore:
             return
         self.stats.errors += 1
         log.warning("redis_refused", error=str(error))
-        for _, done in call.entries:
-            done(None)
-        call.entries = []
+        entries, call.entries = call.entries, []
+        for plan, answer, receive in entries:
+            receive(plan, answer, None)
         if self._connection is not None:
             # READONLY after a failover, LOADING, a lost ACL: a new connection asks the server anew.
             self._connection.transport.abort()
@@ -221,7 +225,7 @@ class RedisStore:
         assert self._connection is not None  # noqa: S101 only called on a reply
         self.stats.reloads += 1
         command = _pack("SCRIPT", "LOAD", CHECK.source)
-        self._in_flight.append(_Call([], command, self._loop.time(), is_setup=True))
+        self._in_flight.append(_Call([], command, time.monotonic(), is_setup=True))
         self._connection.transport.write(command)
 
     async def _keep_connected(self) -> None:
@@ -318,42 +322,49 @@ async def _connect(url: str, receive: Callable[[Any], None]) -> _Connection:
 
 
 def pack_call(plans: Sequence[Plan], deadline_us: int) -> bytes:
-    """Write one EVALSHA of ``check.lua`` for several plans; the terms that they share are sent once."""
+    """Write one EVALSHA of ``check.lua`` for several plans; what they share is sent once."""
     keys: list[str] = []
-    checks: list[str | int] = []
-    indexes: dict[Terms, int] = {}
+    checks: list[int] = []
+    shape_indexes: dict[tuple[Template, int], int] = {}
     for plan in plans:
-        keys.extend(plan.abuse_keys)
-        keys.extend(plan.bucket_keys)
-        checks += (plan.check.action, plan.check.cost, 1000, len(plan.abuse_keys), len(plan.limits))
-        for limit in plan.limits:
-            index = indexes.setdefault(limit.terms, len(indexes) + 1)
-            checks.append(-index if limit.is_shadow else index)
-    head: list[str | int] = ["EVALSHA", CHECK.sha, len(keys), *keys, "", deadline_us, len(indexes)]
-    for terms in indexes:
+        keys += plan.keys
+        form = (plan.template, plan.check.cost)
+        index = shape_indexes.get(form)
+        if index is None:
+            index = shape_indexes[form] = len(shape_indexes) + 1
+        checks.append(index)
+    terms_indexes: dict[Terms, int] = {}
+    shapes: list[str | int] = []
+    for template, cost in shape_indexes:
+        shapes += (template.action, cost, UNLOWERED, len(template.kinds), len(template.limits))
+        for limit in template.limits:
+            index = terms_indexes.setdefault(limit.terms, len(terms_indexes) + 1)
+            shapes.append(-index if limit.is_shadow else index)
+    head: list[str | int] = ["", deadline_us, len(terms_indexes)]
+    for terms in terms_indexes:
         head += (terms.capacity_units, terms.refill, terms.period_ticks, terms.tick_us, terms.tag)
-    return _pack(*head, *checks)
+    return _pack("EVALSHA", CHECK.sha, len(keys), *keys, *head, len(shape_indexes), *shapes, *checks)
 
 
 def _pack(*command: str | int) -> bytes:
     return cast("bytes", hiredis.pack_command(command))  # type: ignore[arg-type] # its stub allows one argument only
 
 
-def read_result(plan: Plan, now_us: int, result: Sequence[Any]) -> Reading | None:
+def read_result(plan: Plan, result: Sequence[Any], now_us: int, sent_s: float) -> Reading | None:
     """Read one check's result; None when the check failed on the server (it took nothing)."""
     status = result[0]
     if status < Status.BAN:
-        end = 4 + len(plan.limits)
+        end = 4 + len(plan.template.limits)
         warned = None
         if len(result) > end:
             until_ms, rule, verdict_id, subject = result[end:]
             warned = Warned(until_ms, rule.decode(), verdict_id.decode(), plan.subjects[subject - 1])
-        return Reading(now_us, status, result[1], result[2], result[3], tuple(result[4:end]), None, warned)
+        return Reading(now_us, status, result[1], result[2], result[3], tuple(result[4:end]), None, warned, sent_s=sent_s)
     if status == Status.BAN:
         _, until_ms, level, rule, verdict_id, subject, scope = result
         ban = Ban(
             until_ms, level, rule.decode(), verdict_id.decode(), plan.subjects[subject - 1], tuple(scope.decode().split(","))
         )
-        return Reading(now_us, Status.BAN, ban=ban)
+        return Reading(now_us, Status.BAN, ban=ban, sent_s=sent_s)
     log.warning("check_failed", error=result[1].decode(errors="replace"), subjects=plan.subjects)
     return None

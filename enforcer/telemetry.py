@@ -75,6 +75,6 @@ class Telemetry:
         body = {
             "redis": is_ready,
             "kafka": self._decider.emitter.kafka.is_connected,
-            "policies": self._decider.policies.version,
+            "policies": self._decider.planner.policies.version,
         }
         return web.json_response(body, status=200 if is_ready else 503)

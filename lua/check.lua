@@ -14,8 +14,13 @@
 --              period_ticks    units that one token is
 --              tick_us         microseconds in a tick: 1 or 1000
 --              tag             names these terms; a bucket with another tag counts as new
--- ARGV[...]  for each check: action, cost in tokens (0 reads and changes nothing), factor of the action in per mille,
---            number of subjects, number of limits, and for each limit the index of its terms, negative in shadow mode.
+-- ARGV[...]  shapes_count, and for each shape, which many checks may share:
+--              action          text that the scopes of bans are matched with
+--              cost            tokens; 0 reads and changes nothing
+--              factor          of the action, per mille
+--              subjects        number of subjects
+--              limits          number of limits, and for each the index of its terms, negative in shadow mode
+-- ARGV[...]  for each check the index of its shape.
 --
 -- Returns { now_us, result, ... }, one result for each check, or { now_us } when the deadline had passed:
 --   allowed, refused      { 0 | 1 limit | 2 throttled, factor, refused, refused_at_1, level..., [warning] }
@@ -57,6 +62,24 @@ for i = 1, tonumber(ARGV[3]) do
     now = floor(now_us / tick_us),
   }
   next_arg = next_arg + 5
+end
+
+local shapes = {}
+next_arg = next_arg + 1
+for i = 1, tonumber(ARGV[next_arg - 1]) do
+  local shape = {
+    action = ARGV[next_arg],
+    cost = tonumber(ARGV[next_arg + 1]),
+    factor = tonumber(ARGV[next_arg + 2]),
+    subjects = tonumber(ARGV[next_arg + 3]),
+    limits = tonumber(ARGV[next_arg + 4]),
+  }
+  for j = 1, shape.limits do
+    local index = tonumber(ARGV[next_arg + 4 + j])
+    shape[j] = { terms = all_terms[index < 0 and -index or index], is_shadow = index < 0 }
+  end
+  shapes[i] = shape
+  next_arg = next_arg + 5 + shape.limits
 end
 
 -- units x factor / 1000, rounded down, without passing 2^53 on the way.
@@ -162,23 +185,21 @@ local function write(key, bucket, terms, factor)
   call('SET', key, value, 'PX', format('%.0f', expire_ms))
 end
 
-local function check(first_key, first_arg)
-  local action, cost = ARGV[first_arg], tonumber(ARGV[first_arg + 1])
-  local subjects, limits = tonumber(ARGV[first_arg + 3]), tonumber(ARGV[first_arg + 4])
-  local ban, factor, warning = judge(first_key, subjects, action, tonumber(ARGV[first_arg + 2]))
+local function check(shape, first_key)
+  local cost, limits = shape.cost, shape.limits
+  local ban, factor, warning = judge(first_key, shape.subjects, shape.action, shape.factor)
   if ban then
     return ban
   end
 
+  local first_bucket = first_key + shape.subjects - 1
   local buckets, refused, refused_at_1, bit = {}, 0, 0, 1
   local passes, passes_at_1 = true, true
   for i = 1, limits do
-    local index = tonumber(ARGV[first_arg + 4 + i])
-    local is_shadow = index < 0
-    local terms = all_terms[is_shadow and -index or index]
+    local terms, is_shadow = shape[i].terms, shape[i].is_shadow
     local cost_units = cost * terms.period
-    local bucket = refill(call('GET', KEYS[first_key + subjects + i - 1]), terms, factor, cost_units)
-    bucket.terms, bucket.cost, bucket.is_shadow = terms, cost_units, is_shadow
+    local bucket = refill(call('GET', KEYS[first_bucket + i]), terms, factor, cost_units)
+    bucket.cost = cost_units
     bucket.has, bucket.has_at_1 = bucket.level >= cost_units, (bucket.at_1 or bucket.level) >= cost_units
     if not bucket.has then
       refused = refused + bit
@@ -204,7 +225,7 @@ local function check(first_key, first_arg)
       bucket.at_1 = bucket.at_1 - bucket.cost
     end
     if cost > 0 and (takes or takes_at_1) then
-      write(KEYS[first_key + subjects + i - 1], bucket, bucket.terms, factor)
+      write(KEYS[first_bucket + i], bucket, shape[i].terms, factor)
     end
     result[4 + i] = bucket.level
   end
@@ -216,16 +237,14 @@ local function check(first_key, first_arg)
   return result
 end
 
-local results, first_key, position = { now_us }, 1, 1
-while ARGV[next_arg] do
-  local subjects, limits = tonumber(ARGV[next_arg + 3]), tonumber(ARGV[next_arg + 4])
-  local ok, result = pcall(check, first_key, next_arg)
+local results, first_key = { now_us }, 1
+for i = next_arg, #ARGV do
+  local shape = shapes[tonumber(ARGV[i])]
+  local ok, result = pcall(check, shape, first_key)
   if not ok then
     result = { FAILED, type(result) == 'table' and result.err or tostring(result) }
   end
-  position = position + 1
-  results[position] = result
-  first_key = first_key + subjects + limits
-  next_arg = next_arg + 5 + limits
+  results[#results + 1] = result
+  first_key = first_key + shape.subjects + shape.limits
 end
 return results

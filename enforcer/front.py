@@ -1,0 +1,133 @@
+"""The native front: calls reach Python in batches, and are answered by id.
+
+It serves the calls that are hot; everything else (health, reflection, streams) goes to a grpcio server on a Unix socket
+behind it, which serves the same services.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from pygrpc_native import EVENT_CALL, NativeGrpcFront
+
+from enforcer.check import InvalidCheck
+from enforcer.decider import Decider
+from enforcer.decision import Decision
+from enforcer.encoding import encode_batch_response, encode_response, encode_rls_response
+from enforcer.plan import Plan
+from enforcer.rls import plan_request
+from enforcer.service import read_batch, read_check
+from ratchet.envoy import rls_pb2
+from ratchet.v1 import enforcer_pb2
+
+MOST_EVENTS_PER_BATCH = 128
+IO_THREADS = 1
+LARGEST_REQUEST_BYTES = 8 * 1024 * 1024
+
+Event = tuple[int, int, int, bytes | None, bytes | str | None]
+
+_INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
+_RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+_INTERNAL = grpc.StatusCode.INTERNAL.value[0]
+
+log = structlog.get_logger(__name__)
+
+
+class Front:
+    """Serves ``Check``, ``CheckBatch`` and ``ShouldRateLimit`` from the native front, on one event loop."""
+
+    def __init__(self, decider: Decider, address: str, fallback_socket: str) -> None:
+        """Listen is not yet: bind the address.
+
+        Raises:
+            OSError: The address is taken, or is none of this host.
+        """
+        self._decider = decider
+        self._calls: tuple[Callable[[int, bytes], None], ...] = (self._check, self._check_batch, self._should_rate_limit)
+        paths = (
+            "/ratchet.v1.Enforcer/Check",
+            "/ratchet.v1.Enforcer/CheckBatch",
+            "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit",
+        )
+        self._front = NativeGrpcFront(
+            address, [(path, False) for path in paths], io_threads=IO_THREADS, keepalive_permit_without_calls=False
+        )
+        self._front.set_fallback(fallback_socket)
+        self._loop = asyncio.get_running_loop()
+        self.failures = 0
+        self.port = self._front.bound_port
+
+    def start(self) -> None:
+        """Listen."""
+        self._front.start()
+        threading.Thread(target=self._receive, name="ratchet-front", daemon=True).start()
+
+    async def close(self) -> None:
+        """Stop listening; calls that wait for Redis have had their answer before."""
+        await self._loop.run_in_executor(None, self._front.close)
+
+    def _receive(self) -> None:
+        """On a thread of its own: wait without the GIL, hand whole batches to the loop."""
+        while (events := self._front.recv_batch(MOST_EVENTS_PER_BATCH)) is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._handle, events)
+            except RuntimeError:  # the loop has ended
+                return
+
+    def _handle(self, events: Sequence[Event]) -> None:
+        calls, fail = self._calls, self._front.fail
+        for kind, call_id, method, payload, _ in events:
+            if kind != EVENT_CALL or payload is None:
+                continue  # the caller left; its tokens are spent all the same
+            try:
+                if len(payload) > LARGEST_REQUEST_BYTES:
+                    fail(
+                        call_id,
+                        _RESOURCE_EXHAUSTED,
+                        f"the request has {len(payload)} bytes; {LARGEST_REQUEST_BYTES} are allowed",
+                    )
+                else:
+                    calls[method](call_id, payload)
+            except InvalidCheck as error:
+                fail(call_id, _INVALID_ARGUMENT, str(error))
+            except DecodeError:
+                fail(call_id, _INTERNAL, "the request is not the message that this method takes")
+            except Exception:  # the edge: one call's fault must not cost the others of its batch their answers
+                log.exception("call_failed", method=method)
+                self.failures += 1
+                fail(call_id, _INTERNAL, "the enforcer failed on this call")
+
+    def _check(self, call_id: int, payload: bytes) -> None:
+        plan = self._decider.planner.plan(read_check(enforcer_pb2.CheckRequest.FromString(payload)))
+        self._decider.submit(plan, partial(self._answer_check, call_id))
+
+    def _answer_check(self, call_id: int, plan: Plan, decision: Decision) -> None:
+        self._front.respond(call_id, encode_response(plan, decision))
+
+    def _should_rate_limit(self, call_id: int, payload: bytes) -> None:
+        plan = plan_request(rls_pb2.RateLimitRequest.FromString(payload), self._decider.planner)
+        self._decider.submit(plan, partial(self._answer_rls, call_id))
+
+    def _answer_rls(self, call_id: int, plan: Plan, decision: Decision) -> None:
+        self._front.respond(call_id, encode_rls_response(plan, decision))
+
+    def _check_batch(self, call_id: int, payload: bytes) -> None:
+        plans = read_batch(enforcer_pb2.CheckBatchRequest.FromString(payload), self._decider.planner)
+        results: list[bytes] = [b""] * len(plans)
+        waiting = len(plans)
+
+        def answer(position: int, plan: Plan, decision: Decision) -> None:
+            nonlocal waiting
+            results[position] = encode_response(plan, decision)
+            waiting -= 1
+            if not waiting:
+                self._front.respond(call_id, encode_batch_response(results))
+
+        for position, plan in enumerate(plans):
+            self._decider.submit(plan, partial(answer, position))
