@@ -89,7 +89,9 @@ def parse_document(text: str, model: type[Model], *, name: str) -> Loaded[Model]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DocumentError([f"{name}:{line}: not YAML: {error.problem}"]) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise DocumentError([f"{name}: nested too deeply"]) from error
+    except (yaml.YAMLError, ValueError) as error:
         raise DocumentError([f"{name}: not YAML: {error}"]) from error
     if not isinstance(content, dict):
         raise DocumentError([f"{name}:1: a mapping is expected, with the keys: {', '.join(model.model_fields)}"])
