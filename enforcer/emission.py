@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,7 +21,7 @@ from enforcer.decision import Decision
 from enforcer.folding import Folder
 from enforcer.plan import Plan
 from enforcer.producer import EmissionFailed, KafkaLog, Record
-from topics.partition import choose_partition
+from topics.partition import choose_partitions
 from topics.specs import DECISIONS, DENIALS
 from topics.wire import ClosedEvent, DecisionEvent, Fold, FoldsEvent, GapEvent, HeartbeatEvent
 
@@ -31,7 +31,6 @@ MOST_BUFFERED = 200_000
 """Events held while Kafka is away, about 100 MB; then the oldest allows are dropped first, a tenth at a time."""
 MOST_FOLDS_PER_RECORD = 1000
 """Keeps a record of folds, each of them at most some 400 bytes, under 512 KB."""
-_MOST_PARTITIONS_REMEMBERED = 50_000
 
 GapReason = Literal["buffer_full", "spool_full", "spool_corrupt", "refused"]
 
@@ -69,7 +68,6 @@ class Emitter:
     _gaps: dict[GapReason, list[int]] = field(default_factory=dict)
     _fold_numbers: dict[int, int] = field(default_factory=dict)
     _unsent_folds: dict[int, deque[FoldsEvent]] = field(default_factory=lambda: defaultdict(deque))
-    _partitions: OrderedDict[str, int] = field(default_factory=OrderedDict)
     _task: asyncio.Task[None] | None = None
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -183,9 +181,10 @@ class Emitter:
         self._number_folds(self.folder.take())
         decisions: dict[int, list[Record]] = defaultdict(list)
         seqs: dict[int, list[int]] = defaultdict(list)
-        for subject, event in events:
-            partition = self._choose(subject, DECISIONS.name)
-            decisions[partition].append((subject.encode(), _encode(event)))
+        keys = [subject.encode() for subject, _ in events]
+        chosen = choose_partitions(keys, self.kafka.partitions[DECISIONS.name])
+        for key, partition, (_, event) in zip(keys, chosen, events, strict=True):
+            decisions[partition].append((key, _encode(event)))
             seqs[partition].append(event.seq)
         for reason, dropped in gaps.items():
             gap = GapEvent(self.source, join_ranges(dropped), time.time_ns() // 1_000_000, reason)
@@ -211,8 +210,9 @@ class Emitter:
     def _number_folds(self, folds: list[Fold]) -> None:
         self.stats.folds += len(folds)
         by_partition: dict[int, list[Fold]] = defaultdict(list)
-        for fold in folds:
-            by_partition[self._choose(fold.subject, DENIALS.name)].append(fold)
+        chosen = choose_partitions([fold.subject.encode() for fold in folds], self.kafka.partitions[DENIALS.name])
+        for fold, partition in zip(folds, chosen, strict=True):
+            by_partition[partition].append(fold)
         at_ms = time.time_ns() // 1_000_000
         for partition, mine in by_partition.items():
             for start in range(0, len(mine), MOST_FOLDS_PER_RECORD):
@@ -240,16 +240,6 @@ class Emitter:
             folded = _encode(kind(self.source, self._fold_numbers.get(partition, 0), at_ms))
             sends.append(self.kafka.send(DENIALS.name, partition, [(None, folded)]))
         await _gather(sends)
-
-    def _choose(self, subject: str, topic: str) -> int:
-        """The subject's partition. Remembered for those that come again: the hash is plain Python."""
-        hashed = self._partitions.get(subject)
-        if hashed is None:
-            hashed = choose_partition(subject.encode(), 1 << 31)
-            self._partitions[subject] = hashed
-            if len(self._partitions) > _MOST_PARTITIONS_REMEMBERED:
-                self._partitions.popitem(last=False)
-        return hashed % self.kafka.partitions[topic]
 
 
 async def _gather(sends: Sequence[Awaitable[None]]) -> None:
