@@ -1,0 +1,24 @@
+# The enforcer, the detector, the topics' command line and the example backend: one image, started by different commands.
+# Builds with BuildKit and with the classic builder.
+
+FROM python:3.12-slim AS packages
+COPY requirements-run.lock .
+# Wheels only: the image needs no compiler, and no package runs code of its own while it is installed.
+RUN python -m venv /opt/venv \
+    && /opt/venv/bin/pip install --no-cache-dir --require-hashes --only-binary :all: --requirement requirements-run.lock
+
+FROM python:3.12-slim
+RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ratchet
+COPY --from=packages /opt/venv /opt/venv
+WORKDIR /opt/ratchet
+COPY . .
+# Compiled here, because at run time nothing can be written.
+RUN /opt/venv/bin/python -m compileall -q .
+# `proto` is a source root of its own: it holds the package `ratchet`.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/opt/ratchet:/opt/ratchet/proto \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# By number, so that an orchestrator can see that it is not root.
+USER 10001:10001
+CMD ["python", "-m", "enforcer", "--help"]
