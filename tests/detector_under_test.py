@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from redis.asyncio import Redis
 
 from lua.keys import name_abuse
@@ -23,7 +23,7 @@ from topics.events import AbuseState, ClosedEvent, Event, Fold, FoldsEvent, Hear
 from topics.partition import choose_partition
 
 T = TypeVar("T")
-WITHIN_S = 40.0
+WITHIN_S = 20.0
 
 
 async def poll(look: Callable[[], Awaitable[T | None]], what: str, *, within_s: float = WITHIN_S) -> T:
@@ -155,17 +155,13 @@ async def wait_for_ban(client: Redis, subject: str, *, offences: int = 1) -> Abu
 
 async def read_topic(kafka: str, topic: str) -> list[tuple[bytes | None, bytes]]:
     """Everything in a topic, in the order of each partition."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=kafka, auto_offset_reset="earliest")
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka, auto_offset_reset="earliest")
     await consumer.start()
     try:
-        await consumer.topics()  # fetches what is known of all topics
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
-        consumer.assign(partitions)
-        ends = await consumer.end_offsets(partitions)
+        places = consumer.assignment()
+        ends = await consumer.end_offsets(places)
         records = []
-        for place in partitions:
-            await consumer.seek_to_beginning(place)
-        while any([await consumer.position(place) < ends[place] for place in partitions]):
+        while any([await consumer.position(place) < ends[place] for place in places]):
             for batch in (await consumer.getmany(timeout_ms=200)).values():
                 records += [(record.key, record.value) for record in batch]
         return records
