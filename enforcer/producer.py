@@ -55,7 +55,7 @@ class KafkaLog:
                 client_id=self.client_id,
                 acks="all",
                 enable_idempotence=True,
-                compression_type="lz4",
+                compression_type="zstd",
                 max_batch_size=LARGEST_BATCH_BYTES,
                 max_request_size=2 * LARGEST_BATCH_BYTES,
                 request_timeout_ms=_GIVE_UP_AFTER_S * 1000,
