@@ -8,8 +8,8 @@ What a producer promises:
 1. In each partition a mark with number h stands after every event up to h that the source sent to *that* partition, and after
    the gap events there that announce drops up to h. (It flushes before it writes marks, or sends all in order.)
 2. A mark's number is at least that of every event which stands before the mark that precedes it in the partition.
-3. A source opens each partition with a mark of number 0, before its first event. (Without it the first two seconds of a source
-   that started after retention began to delete count as not provable; nothing else is lost.)
+3. A mark of number 0 stands before every event of its source in its partition. (A source need not begin with one. Where it does
+   not, its first two seconds count as not provable if retention had begun to delete when it started.)
 
 The rule that follows, and that never reports a false gap, neither on a live system nor at the edge of retention:
 

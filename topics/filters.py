@@ -33,7 +33,7 @@ APPLICABLE: dict[str, frozenset[str]] = {
 """Which filters each topic knows: on the others they would quietly let nothing pass."""
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_SPAN = re.compile(r"(\d{1,9})(ms|s|m|h|d)")
+_SPAN = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 
 
 @dataclass(frozen=True, slots=True)

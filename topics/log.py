@@ -18,7 +18,12 @@ from topics.dead_letters import Record
 from topics.errors import HistoryLost, KafkaUnavailable, TopicMissing
 
 FETCH_WAIT_MS = 500
-BATCH_RECORDS = 4_000
+FETCH_BYTES = 131_072
+"""Of one partition at a time, compressed; a batch that is larger comes whole."""
+
+MOST_WAITING = 20_000
+"""Records of one partition that may wait for those of others."""
+
 STALL_S = 30.0
 """With records known to be there and none coming for that long, Kafka counts as away."""
 
@@ -95,30 +100,31 @@ class Log:
             HistoryLost: Retention was faster. Nothing is proven by what was read: take a new cut.
             KafkaUnavailable: No record came for half a minute although there are some.
         """
-        open_partitions = self._seek(cut)
-        while open_partitions:
-            for batch in await self._fetch(cut, open_partitions, open_partitions):
+        unread = self._seek(cut)
+        while unread:
+            for _, batch in await self._fetch(cut, unread):
                 yield batch
 
     async def read_in_time(self, cut: Cut) -> AsyncIterator[StoredRecord]:
         """Read a cut in the order in which its records arrived at the broker, whatever their partition.
 
-        Holds at most one batch per partition.
-
         Raises:
             HistoryLost: Retention was faster; take a new cut.
             KafkaUnavailable: No record came for half a minute although there are some.
         """
-        open_partitions = self._seek(cut)
-        waiting: dict[TopicPartition, deque[StoredRecord]] = {tp: deque() for tp in open_partitions}
+        unread = self._seek(cut)
+        waiting: dict[TopicPartition, deque[StoredRecord]] = {tp: deque() for tp in unread}
         heads: list[tuple[int, TopicPartition]] = []
-        while open_partitions or heads:
+        while unread or heads:
             # The earliest record is known only when each partition that has more shows its next one.
-            if lacking := {tp for tp in open_partitions if not waiting[tp]}:
-                for batch in await self._fetch(cut, lacking, open_partitions):
-                    tp = TopicPartition(self._topic, batch[0].partition)
-                    heappush(heads, (batch[0].timestamp, tp))
+            if lacking := [tp for tp in unread if not waiting[tp]]:
+                self._consumer.resume(*lacking)
+                for tp, batch in await self._fetch(cut, unread):
+                    if not waiting[tp]:
+                        heappush(heads, (batch[0].timestamp, tp))
                     waiting[tp].extend(batch)
+                    if len(waiting[tp]) > MOST_WAITING:
+                        self._consumer.pause(tp)
                 continue
             _, tp = heappop(heads)
             record = waiting[tp].popleft()
@@ -138,7 +144,7 @@ class Log:
         for tp in self._partitions:
             self._consumer.seek(tp, cut.ends[tp.partition])
         while True:
-            batches = await self._getmany(())
+            batches = await self._getmany()
             yield sorted((record for batch in batches.values() for record in batch), key=lambda record: record.timestamp)
 
     def _seek(self, cut: Cut) -> set[TopicPartition]:
@@ -149,35 +155,32 @@ class Log:
         self._last_record_s = asyncio.get_running_loop().time()
         return wanted
 
-    async def _fetch(
-        self, cut: Cut, partitions: Collection[TopicPartition], open_partitions: set[TopicPartition]
-    ) -> list[list[StoredRecord]]:
-        """Fetch what is there of some partitions, and strike off ``open_partitions`` those that were read to their end."""
-        batches = await self._getmany(partitions)
+    async def _fetch(self, cut: Cut, unread: set[TopicPartition]) -> list[tuple[TopicPartition, list[StoredRecord]]]:
+        """Fetch what is there, and strike off ``unread`` the partitions that were read to their end."""
+        batches = await self._getmany()
         now_s = asyncio.get_running_loop().time()
         if batches:
             self._last_record_s = now_s
         elif now_s - self._last_record_s > STALL_S:
             raise KafkaUnavailable(self._bootstrap, f"no record for {STALL_S:g} s")
-        wanted: list[list[StoredRecord]] = []
-        for tp in tuple(partitions):
+        wanted: list[tuple[TopicPartition, list[StoredRecord]]] = []
+        for tp in tuple(unread):
             end = cut.ends[tp.partition]
             # By position and not by the last record: the last offsets may be markers, or compacted away.
             if await self._consumer.position(tp) >= end:
-                open_partitions.discard(tp)
+                unread.discard(tp)
                 self._consumer.pause(tp)
             batch = batches.get(tp, [])
             if batch and batch[-1].offset >= end:
                 batch = [record for record in batch if record.offset < end]
             if batch:
-                wanted.append(batch)
+                wanted.append((tp, batch))
         return wanted
 
-    async def _getmany(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, list[StoredRecord]]:
+    async def _getmany(self) -> dict[TopicPartition, list[StoredRecord]]:
         try:
-            batches: dict[TopicPartition, list[StoredRecord]] = await self._consumer.getmany(
-                *partitions, timeout_ms=FETCH_WAIT_MS, max_records=BATCH_RECORDS
-            )
+            # All partitions and all that was fetched: what stays in the client's buffer holds up the next fetch of the rest.
+            batches: dict[TopicPartition, list[StoredRecord]] = await self._consumer.getmany(timeout_ms=FETCH_WAIT_MS)
         except OffsetOutOfRangeError as error:
             raise HistoryLost(f"retention dropped records of {self._topic} while they were being read: run it again") from error
         except KafkaError as error:
@@ -210,12 +213,13 @@ async def open_log(bootstrap: str, topic: str, *, wait_s: float = 0.0, tell: Tel
         # A reader that retention has overtaken has to know: what it proves or shows would silently have a hole.
         auto_offset_reset="none",
         fetch_max_wait_ms=FETCH_WAIT_MS,
-        max_partition_fetch_bytes=4 * 1_048_576,
+        max_partition_fetch_bytes=FETCH_BYTES,
     )
     try:
-        await consumer.start()
+        try:
+            await consumer.start()
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise KafkaUnavailable(bootstrap, error) from error
         yield Log(consumer, bootstrap, topic, [entry["partition"] for entry in topics[topic]])
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise KafkaUnavailable(bootstrap, error) from error
     finally:
         await consumer.stop()

@@ -220,7 +220,8 @@ def produce(steps: Iterable[str], *, opens: bool) -> list[tuple[int, Event]]:
                 send(each)
             mark = seq
         else:
-            log.extend((each, heartbeat(mark)) for each in PLACES)
+            # A mark of number 0 is never written after an event.
+            log.extend((each, heartbeat(mark)) for each in PLACES if mark)
             mark = None
     return log
 
