@@ -1,0 +1,64 @@
+"""Policies, plans and decisions for tests, from little."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from config.document import parse_document
+from enforcer.check import Check, validate_check
+from enforcer.plan import Plan, Planner
+from enforcer.policy import Policies, PoliciesDocument
+
+ODD_IDS = ["{}", "a:b", "a b", "🦊", "line\nbreak", "a}b{c", "%7B", "\x00", "é", "a" * 1024, "é" * 512]
+
+POLICIES = """
+version: 1
+subjects: [user, ip]
+foldable: [agent, country]
+policies:
+  - name: login
+    match: { action: login }
+    limits:
+      - { name: per_ip, per: [ip], capacity: 30, refill: 30/1m }
+      - { name: per_user, per: [user], capacity: 5, refill: 5/1m }
+  - name: shared
+    match: { action: shared }
+    limits:
+      - { name: everybody, per: [], capacity: 100, refill: 100/1s }
+      - { name: trial, per: [user], capacity: 2, refill: 2/1m, mode: shadow }
+      - { name: gone, per: [user], capacity: 1, refill: 1/1h, mode: "off" }
+    without_redis: deny
+  - name: free
+    match: { action: free }
+    limits: []
+  - name: default
+    match: { action: "*" }
+    limits:
+      - { name: per_user, per: [user, action], capacity: 100, refill: 100/1s }
+    without_redis: allow
+"""
+
+
+def make_policies(text: str = POLICIES) -> Policies:
+    return Policies.compile(parse_document(text, PoliciesDocument, name="policies.yaml"))
+
+
+POLICIES_IN_FORCE = make_policies()
+
+
+def make_check(
+    user: str = "alice", action: str = "login", cost: int = 1, attributes: Mapping[str, str] | None = None, suppressed: int = 0
+) -> Check:
+    return validate_check(user, action, cost, attributes or {}, suppressed)
+
+
+def make_plan(
+    user: str = "alice",
+    action: str = "login",
+    cost: int = 1,
+    attributes: Mapping[str, str] | None = None,
+    suppressed: int = 0,
+    policies: Policies | None = None,
+) -> Plan:
+    return Planner(policies or POLICIES_IN_FORCE).plan(make_check(user, action, cost, attributes, suppressed))
+

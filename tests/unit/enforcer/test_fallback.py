@@ -1,0 +1,155 @@
+"""Decisions without Redis."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enforcer import fallback as module
+from enforcer.bucket import Status, Terms
+from enforcer.decision import Ban, Reading, decide
+from enforcer.fallback import Fallback, covers, share_terms
+from enforcer.plan import Plan
+from tests.unit.enforcer.builders import make_plan
+
+NOW_US = 1_700_000_000_000_000
+NOW_MS = NOW_US // 1000
+MINUTE_US = 60_000_000
+
+
+def read(fallback: Fallback, plan: Plan, now_us: int = NOW_US) -> Reading:
+    return fallback.read(fallback.share(plan), now_us)
+
+
+def make_ban(until_ms: int, scope: tuple[str, ...] = ("login",), subject: str = "user=alice") -> Ban:
+    return Ban(until_ms, 1, "brute_force", "v1", subject, scope)
+
+
+def test_local_admits_this_processs_share_and_refills_at_its_share() -> None:
+    fallback = Fallback(2)
+    statuses = [read(fallback, make_plan()).status for _ in range(3)]
+    assert statuses == [Status.ALLOW, Status.ALLOW, Status.LIMIT]
+    assert read(fallback, make_plan(), NOW_US + 24_000_000 - 1).status == Status.LIMIT
+    assert read(fallback, make_plan(), NOW_US + 24_000_000).status == Status.ALLOW
+    assert read(fallback, make_plan("bob")).status == Status.ALLOW
+
+
+def test_answer_without_redis_is_marked_and_tells_the_share() -> None:
+    fallback = Fallback(2)
+    shared = fallback.share(make_plan())
+    decision = decide(shared, fallback.read(shared, NOW_US))
+    assert decision.is_degraded
+    assert [(status.capacity, status.remaining) for status in decision.limits] == [(2, 1)]
+
+
+def test_cost_above_the_share_takes_the_whole_share() -> None:
+    fallback = Fallback(2)
+    assert read(fallback, make_plan(cost=5)).status == Status.ALLOW
+    assert read(fallback, make_plan(cost=1)).status == Status.LIMIT
+
+
+def test_cost_0_reads_and_changes_nothing() -> None:
+    fallback = Fallback(2)
+    for _ in range(5):
+        assert read(fallback, make_plan(cost=0)).status == Status.ALLOW
+    assert not fallback._buckets
+
+
+def test_policy_may_deny_and_its_shadow_limits_stay_out_of_it() -> None:
+    plan = make_plan(action="shared")
+    reading = read(Fallback(2), plan)
+    assert (reading.status, reading.refused, reading.is_degraded) == (Status.LIMIT, 0b01, True)
+    assert decide(plan, reading).reason == "limit"
+
+
+def test_policy_may_allow_without_counting() -> None:
+    fallback = Fallback(2)
+    for _ in range(500):
+        assert read(fallback, make_plan(action="other")).status == Status.ALLOW
+    assert not fallback._buckets
+
+
+def test_policy_without_limits_allows() -> None:
+    assert read(Fallback(2), make_plan(action="free")).status == Status.ALLOW
+
+
+@given(capacity=st.integers(1, 1000), enforcers=st.integers(1, 50))
+def test_shares_of_all_processes_make_up_the_limit(capacity: int, enforcers: int) -> None:
+    terms = Terms.of(capacity, 7, MINUTE_US)
+    share = share_terms(terms, enforcers)
+    assert share.capacity == max(1, capacity // enforcers)
+    assert share.capacity * enforcers <= max(capacity, enforcers)
+    assert (share.refill, share.period_ticks) == (7, MINUTE_US * enforcers)
+    assert share.capacity_units == share.capacity * share.period_ticks
+    assert share.tag != terms.tag
+
+
+@pytest.mark.parametrize("action", ["login", "shared", "other"])
+def test_known_ban_holds_whatever_the_policy_says_until_its_end(action: str) -> None:
+    fallback = Fallback(2)
+    ban = make_ban(NOW_MS + 5, ("*",))
+    fallback.remember(ban)
+    reading = read(fallback, make_plan(action=action))
+    assert (reading.status, reading.ban, reading.is_degraded) == (Status.BAN, ban, True)
+    assert read(fallback, make_plan(action=action), NOW_US + 4_999).status == Status.BAN
+    assert read(fallback, make_plan(action=action), NOW_US + 5_000).status != Status.BAN
+    assert not fallback._bans
+
+
+def test_known_ban_covers_the_actions_of_its_scope_alone() -> None:
+    fallback = Fallback(2)
+    fallback.remember(make_ban(NOW_MS + 5, ("login", "api/*")))
+    found = {action: read(fallback, make_plan(action=action)).status == Status.BAN for action in ("login", "api/x", "search")}
+    assert found == {"login": True, "api/x": True, "search": False}
+
+
+def test_ban_of_any_subject_of_the_check_holds() -> None:
+    fallback = Fallback(2)
+    fallback.remember(make_ban(NOW_MS + 5, subject="ip=203.0.113.7"))
+    assert read(fallback, make_plan("bob", attributes={"ip": "203.0.113.7"})).status == Status.BAN
+    assert read(fallback, make_plan("bob")).status == Status.ALLOW
+
+
+def test_longer_ban_is_not_replaced_by_a_shorter_one() -> None:
+    fallback = Fallback(2)
+    fallback.remember(make_ban(NOW_MS + 50))
+    fallback.remember(make_ban(NOW_MS + 5))
+    assert read(fallback, make_plan(), NOW_US + 20_000).status == Status.BAN
+
+
+def test_memories_are_bounded_and_what_was_used_least_lately_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BUCKETS", 3)
+    monkeypatch.setattr(module, "MOST_BANS", 3)
+    fallback = Fallback(1)
+    for user in ("a", "b", "c", "a", "d"):
+        read(fallback, make_plan(user))
+        fallback.remember(make_ban(NOW_MS + 5, ("search",), f"user={user}"))
+    assert [key.split("}")[0].split("=")[1] for key in fallback._buckets] == ["c", "a", "d"]
+    assert list(fallback._bans) == ["user=c", "user=a", "user=d"]
+
+
+@pytest.mark.parametrize(
+    ("glob", "action", "is_covered"),
+    [
+        ("*", "anything", True),
+        ("login", "login", True),
+        ("login", "logins", False),
+        ("login", "xlogin", False),
+        ("log*", "login", True),
+        ("*in", "login", True),
+        ("l*n", "login", True),
+        ("l*n", "lodge", False),
+        ("ab*ba", "aba", False),
+        ("ab*ba", "abba", True),
+        ("a*b*c", "a-b-c", True),
+        ("a*b*c", "acb", False),
+        ("a**c", "ac", True),
+        ("a.c", "abc", False),
+        ("[a]", "a", False),
+        ("", "a", False),
+    ],
+)
+def test_scope_covers_what_its_globs_match(glob: str, action: str, is_covered: bool) -> None:
+    assert covers((glob,), action) is is_covered
+    assert covers(("nothing", glob), action) is is_covered
