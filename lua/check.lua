@@ -181,7 +181,7 @@ local function write(key, bucket, terms, factor)
   else
     value = format('%.0f %.0f %s', bucket.level, bucket.time, terms.tag)
   end
-  local expire_ms = max(1, ceil(ticks * terms.tick_us / 1000))
+  local expire_ms = max(1, ceil(ticks / (1000 / terms.tick_us))) -- ticks * tick_us could pass 2^53
   call('SET', key, value, 'PX', format('%.0f', expire_ms))
 end
 

@@ -110,6 +110,7 @@ steps = st.lists(
         Step(SECOND_US, None, [CheckStep("ann", (("wide", TERMS[0], False),), 1, UNLOWERED)] * 2),
     ]
 )
+@example(steps=[Step(0, None, [CheckStep("ann", (("wide", TERMS[6], False),), 4, 91)])])
 def test_script_and_specification_agree_on_every_step(client: Redis, steps: list[Step]) -> None:
     client.flushdb()
     model: dict[str, Bucket] = {}
