@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import signal
 import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import structlog
 import typer
 import uvloop
 
 from config.document import DocumentError, read_document
-from enforcer.changes import follow_changes
+from enforcer.access import Access, AccessDocument
 from enforcer.decider import Decider
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
 from enforcer.folding import Folder
 from enforcer.plan import Planner
 from enforcer.policy import Policies, PoliciesDocument
+from enforcer.process import EXIT_BAD_CONFIG, EXIT_PORT_TAKEN, Address, serve
 from enforcer.producer import KafkaLog
 from enforcer.refusals import Refusals
-from enforcer.server import PortTaken, Server, Transport
+from enforcer.server import PortTaken
 from enforcer.store import RedisStore
-from enforcer.telemetry import Telemetry, configure_logs
+from enforcer.telemetry import configure_logs
+from enforcer.workers import Workers, hold_port
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The decision service.")
-log = structlog.get_logger("enforcer")
-
-EXIT_FAILED = 1
-EXIT_BAD_CONFIG = 2
-EXIT_PORT_TAKEN = 3
 
 
 @app.command()
@@ -59,73 +53,44 @@ def run(
     drain_ms: Annotated[
         int, typer.Option(min=0, max=60_000, help="How long SIGTERM keeps answering, for balancers to notice.")
     ] = 1000,
+    tokens: Annotated[
+        Path | None, typer.Option(help="Access document: who may call. Without one everybody may.", envvar="RATCHET_TOKENS")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes on the port; their metrics ports count up.")] = 1,
+    worker: Annotated[int | None, typer.Option(min=0, hidden=True, help="Which of them this process is.")] = None,
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="Least level to log.")] = "info",
 ) -> None:
     """Decide checks until SIGTERM or Ctrl-C."""
     configure_logs(log_level)
     try:
         compiled = Policies.compile(read_document(policies, PoliciesDocument))
+        access = Access.compile(read_document(tokens, AccessDocument)) if tokens is not None else Access()
     except DocumentError as error:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         raise typer.Exit(EXIT_BAD_CONFIG) from error
-    source = f"{instance or socket.gethostname()[:40]}/0/{secrets.token_hex(4)}"
+    if workers > 1 and worker is None:
+        raise typer.Exit(_supervise(host, port, workers))
+    source = f"{instance or socket.gethostname()[:40]}/{worker or 0}/{secrets.token_hex(4)}"
     decider = Decider(
         Planner(compiled),
         RedisStore(redis, redis_timeout_ms / 1000),
         Refusals(),
-        Fallback(compiled.expected_enforcers),
+        Fallback(compiled.expected_enforcers * workers),
         Emitter(source, KafkaLog(kafka, f"ratchet-{source}"), Folder(compiled.foldable)),
     )
-    serving = _serve(decider, host, port, metrics_port, transport, drain_ms / 1000)
-    raise typer.Exit(uvloop.run(serving))
+    address = Address(host, port, metrics_port + (worker or 0) if metrics_port else 0, is_shared=worker is not None)
+    raise typer.Exit(uvloop.run(serve(decider, access, address, transport, drain_ms / 1000)))
 
 
-async def _serve(decider: Decider, host: str, port: int, metrics_port: int, transport: Transport, drain_s: float) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    telemetry = Telemetry(decider)
+def _supervise(host: str, port: int, count: int) -> int:
     try:
-        server = Server(decider, host=host, port=port, transport=transport)
-        await telemetry.start(host, metrics_port)
-    except PortTaken as error:
-        sys.stderr.write(f"{error}\n")
-        return EXIT_PORT_TAKEN
+        held = hold_port(host, port)
     except OSError as error:
-        sys.stderr.write(f"cannot listen on {host}:{metrics_port} for metrics (--metrics-port): {error.strerror}\n")
+        sys.stderr.write(f"{PortTaken(f'{host}:{port}')} ({error.strerror})\n")
         return EXIT_PORT_TAKEN
-    exit_code = 0
-
-    def end_with(task: asyncio.Task[None]) -> None:
-        nonlocal exit_code
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("enforcer_failed", exc_info=error)
-            exit_code = EXIT_FAILED
-            stop.set()
-
-    following = loop.create_task(follow_changes(decider.store.url, decider.refusals))
-    for task in (decider.store.start(), decider.emitter.start(), following):
-        task.add_done_callback(end_with)
-    await server.start()
-    log.info(
-        "enforcer_ready",
-        address=f"{host}:{server.port}",
-        metrics=f"http://{host}:{telemetry.port}/metrics",
-        transport=transport,
-        policies=decider.planner.policies.version,
-        source=decider.emitter.source,
-        pid=os.getpid(),
-    )
-    await stop.wait()
-    log.info("enforcer_drains", seconds=drain_s)
-    await server.drain(drain_s)
-    following.cancel()
-    await decider.store.close()
-    await decider.emitter.close(timeout_s=5.0)
-    await telemetry.close()
-    log.info("enforcer_stopped", decisions=sum(decider.counts.values()))
-    return exit_code
+    with held:
+        command = [sys.executable, "-m", "enforcer", *sys.argv[1:], "--port", str(held.getsockname()[1])]
+        return asyncio.run(Workers(command, count).run())
 
 
 @app.command("check-config")

@@ -16,6 +16,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
+from enforcer.access import UNAUTHENTICATED, Access
 from enforcer.check import InvalidCheck
 from enforcer.decider import Decider
 from enforcer.decision import Decision
@@ -34,6 +35,7 @@ Event = tuple[int, int, int, bytes | None, bytes | str | None]
 
 _INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 _RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+_UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED.value[0]
 _INTERNAL = grpc.StatusCode.INTERNAL.value[0]
 
 log = structlog.get_logger(__name__)
@@ -42,13 +44,22 @@ log = structlog.get_logger(__name__)
 class Front:
     """Serves ``Check``, ``CheckBatch`` and ``ShouldRateLimit`` from the native front, on one event loop."""
 
-    def __init__(self, decider: Decider, address: str, fallback_socket: str) -> None:
-        """Listen is not yet: bind the address.
+    def __init__(
+        self, decider: Decider, access: Access, address: str, fallback_socket: str, *, is_shared: bool = False
+    ) -> None:
+        """Bind the address; nobody is answered before ``start``.
+
+        Args:
+            decider: Decides.
+            access: Who may make the hot calls; the server behind the socket checks the others.
+            address: ``host:port``; port 0 takes a free one.
+            fallback_socket: Unix socket of the grpcio server.
+            is_shared: Other processes of ours listen on the same port.
 
         Raises:
             OSError: The address is taken, or is none of this host.
         """
-        self._decider = decider
+        self._decider, self._access = decider, access
         self._calls: tuple[Callable[[int, bytes], None], ...] = (self._check, self._check_batch, self._should_rate_limit)
         paths = (
             "/ratchet.v1.Enforcer/Check",
@@ -56,7 +67,12 @@ class Front:
             "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit",
         )
         self._front = NativeGrpcFront(
-            address, [(path, False) for path in paths], io_threads=IO_THREADS, keepalive_permit_without_calls=False
+            address,
+            [(path, False) for path in paths],
+            io_threads=IO_THREADS,
+            client_key_metadata="authorization" if access.hashes else None,
+            keepalive_permit_without_calls=False,
+            reuse_port=is_shared,
         )
         self._front.set_fallback(fallback_socket)
         self._loop = asyncio.get_running_loop()
@@ -82,11 +98,14 @@ class Front:
 
     def _handle(self, events: Sequence[Event]) -> None:
         calls, fail = self._calls, self._front.fail
-        for kind, call_id, method, payload, _ in events:
+        must_identify = bool(self._access.hashes)
+        for kind, call_id, method, payload, authorization in events:
             if kind != EVENT_CALL or payload is None:
                 continue  # the caller left; its tokens are spent all the same
             try:
-                if len(payload) > LARGEST_REQUEST_BYTES:
+                if must_identify and not self._access.admits(authorization):
+                    fail(call_id, _UNAUTHENTICATED, UNAUTHENTICATED)
+                elif len(payload) > LARGEST_REQUEST_BYTES:
                     fail(
                         call_id,
                         _RESOURCE_EXHAUSTED,

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from enforcer.access import Access, AccessInterceptor
 from enforcer.decider import Decider
 from enforcer.front import LARGEST_REQUEST_BYTES, Front
 from enforcer.rls import RateLimitService
@@ -42,14 +43,24 @@ class Server:
     everything else reaches the reference server through a Unix socket. The services are the same.
     """
 
-    def __init__(self, decider: Decider, *, host: str, port: int, transport: Transport) -> None:
+    def __init__(
+        self, decider: Decider, access: Access, *, host: str, port: int, transport: Transport, is_shared: bool = False
+    ) -> None:
         """Bind the address.
+
+        Args:
+            decider: Decides.
+            access: Who may call.
+            host: Address to listen on.
+            port: 0 takes a free one, found in ``port`` afterwards.
+            transport: Which server stands on the port.
+            is_shared: Other processes of ours listen on the same port.
 
         Raises:
             PortTaken: It cannot be bound.
         """
-        options = [("grpc.max_receive_message_length", LARGEST_REQUEST_BYTES), ("grpc.so_reuseport", 0)]
-        self._server = grpc.aio.server(options=options)
+        options = [("grpc.max_receive_message_length", LARGEST_REQUEST_BYTES), ("grpc.so_reuseport", int(is_shared))]
+        self._server = grpc.aio.server(options=options, interceptors=[AccessInterceptor(access)] if access.hashes else [])
         self._health = health.aio.HealthServicer()
         enforcer_pb2_grpc.add_EnforcerServicer_to_server(EnforcerService(decider), self._server)
         rls_pb2_grpc.add_RateLimitServiceServicer_to_server(RateLimitService(decider), self._server)
@@ -63,7 +74,7 @@ class Server:
                 self._folder = Path(tempfile.mkdtemp(prefix="ratchet-"))
                 socket = str(self._folder / "grpc.sock")
                 self._server.add_insecure_port(f"unix:{socket}")
-                self._front = Front(decider, address, socket)
+                self._front = Front(decider, access, address, socket, is_shared=is_shared)
                 self.port = self._front.port
             else:
                 self.port = self._server.add_insecure_port(address)

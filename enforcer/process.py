@@ -1,0 +1,91 @@
+"""One enforcer process: what is started, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from dataclasses import dataclass
+
+import structlog
+
+from enforcer.access import Access
+from enforcer.changes import follow_changes
+from enforcer.decider import Decider
+from enforcer.server import PortTaken, Server, Transport
+from enforcer.telemetry import Telemetry
+from enforcer.workers import watch_parent
+
+EXIT_FAILED = 1
+EXIT_BAD_CONFIG = 2
+EXIT_PORT_TAKEN = 3
+
+log = structlog.get_logger("enforcer")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where one process listens."""
+
+    host: str
+    port: int
+    metrics_port: int
+    """0 takes a free one."""
+    is_shared: bool
+    """Other workers listen on the same port."""
+
+
+async def serve(decider: Decider, access: Access, address: Address, transport: Transport, drain_s: float) -> int:
+    """Serve until SIGTERM or Ctrl-C, then drain and send what is left; returns the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if address.is_shared:
+        watch_parent(stop)
+    telemetry = Telemetry(decider)
+    try:
+        server = Server(decider, access, host=address.host, port=address.port, transport=transport, is_shared=address.is_shared)
+        await telemetry.start(address.host, address.metrics_port)
+    except PortTaken as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_PORT_TAKEN
+    except OSError as error:
+        sys.stderr.write(f"cannot listen on {address.host}:{address.metrics_port} for metrics: {error.strerror}\n")
+        return EXIT_PORT_TAKEN
+    exit_code = 0
+
+    def end_with(task: asyncio.Task[None]) -> None:
+        nonlocal exit_code
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("enforcer_failed", exc_info=error)
+            exit_code = EXIT_FAILED
+            stop.set()
+
+    following = loop.create_task(follow_changes(decider.store.url, decider.refusals))
+    for task in (decider.store.start(), decider.emitter.start(), following):
+        task.add_done_callback(end_with)
+    await server.start()
+    log.info(
+        "enforcer_ready",
+        address=f"{address.host}:{server.port}",
+        metrics=f"http://{address.host}:{telemetry.port}/metrics",
+        transport=transport,
+        policies=decider.planner.policies.version,
+        source=decider.emitter.source,
+        pid=os.getpid(),
+    )
+    gc.collect()
+    gc.freeze()  # what lives as long as the process need not be looked at again
+    gc.set_threshold(50_000, 20, 50)
+    await stop.wait()
+    log.info("enforcer_drains", seconds=drain_s)
+    await server.drain(drain_s)
+    following.cancel()
+    await decider.store.close()
+    await decider.emitter.close(timeout_s=5.0)
+    await telemetry.close()
+    log.info("enforcer_stopped", decisions=sum(decider.counts.values()))
+    return exit_code
