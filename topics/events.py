@@ -275,6 +275,7 @@ class DeadLetter(Event):
     error: str
     at_ms: Instant
     key_base64: str = ""
+    """The record's key, cut at 64 KiB."""
     value_base64: str = ""
     """The record's value, cut at 64 KiB."""
     value_bytes: Count
