@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
 import shutil
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from devstack.errors import DevstackError
-from devstack.ports import LOOPBACK
+from devstack.ports import LOOPBACK, connect
 from devstack.process import Service
 
 CONFIG = Path(__file__).parent.parent / "config" / "envoy.yaml"
@@ -64,6 +63,7 @@ def service(port: int, admin_port: int, enforcers: tuple[Endpoint, Endpoint], fo
         name="envoy",
         argv=[str(find_server()), "-c", str(config), "--concurrency", "1", "--disable-hot-restart"],
         is_ready=partial(answers, admin_port),
+        port=port,
         stop_grace_s=3.0,
         ready_within_s=20.0,
     )
@@ -94,10 +94,7 @@ def move(config: Any, places: Mapping[Endpoint, Endpoint]) -> Any:
 
 
 async def answers(admin_port: int) -> bool:
-    """Tell whether Envoy takes requests."""
-    reader, writer = await asyncio.open_connection(LOOPBACK, admin_port)
-    try:
+    """Tell whether Envoy takes requests; an OSError when nobody listens."""
+    async with connect(admin_port) as (reader, writer):
         writer.write(b"GET /ready HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n")
         return b" 200 " in await reader.readline()
-    finally:
-        writer.close()

@@ -178,6 +178,7 @@ def _describe(installation: Installation, node: Node, nodes: Sequence[Node], fol
         name=name(node),
         argv=[*_java(installation, env, *options), "kafka.Kafka", str(settings)],
         is_ready=partial(answers, node),
+        port=node.port,
         ready_within_s=90.0,
     )
 

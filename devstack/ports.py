@@ -1,9 +1,12 @@
-"""Ports on the loopback interface that nobody listens on."""
+"""Ports on the loopback interface: free ones, and connections to those that are not."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 import socket
+from collections.abc import AsyncIterator
 
 LOOPBACK = "127.0.0.1"
 FREE_RANGE = range(20_000, 32_000)
@@ -39,3 +42,15 @@ class PortChooser:
             if port not in self._given and is_free(port):
                 self._given.add(port)
                 return port
+
+
+@contextlib.asynccontextmanager
+async def connect(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Connect to ``127.0.0.1:port`` while the block runs; an ``OSError`` when nobody listens."""
+    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()

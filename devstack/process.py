@@ -15,6 +15,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from devstack import guardian
 from devstack.errors import DevstackError, ServiceFailedError
 
@@ -41,6 +43,8 @@ class Service:
             take over 2 s, which count as no.
         env: Added to this process's own environment.
         cwd: Folder to run in; None for this process's own.
+        port: Loopback port that the process or a child has to listen on to be ready; so that nobody else's server, which
+            had the port already, is taken for it.
         after: Names of services that have to be ready before this one starts, and end after it.
         stop_signal: Asks the process (not its children) to end.
         stop_grace_s: Seconds it may take to; then it is killed with its children.
@@ -53,6 +57,7 @@ class Service:
     is_ready: Callable[[], Awaitable[bool]]
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path | None = None
+    port: int | None = None
     after: Sequence[str] = ()
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace_s: float = 10.0
@@ -247,7 +252,7 @@ class Supervisor:
 
     async def _until_ready(self, run: _Run, ended: asyncio.Task[int]) -> None:
         service = run.service
-        while not await passes(service.is_ready):
+        while not (await passes(service.is_ready) and _listens(run)):
             if not ended.done():
                 await asyncio.wait({ended}, timeout=POLL_S)
             if ended.done():
@@ -310,14 +315,16 @@ class Supervisor:
 
     async def _start_guardian(self) -> None:
         read_end, write_end = os.pipe()
-        process = await asyncio.create_subprocess_exec(
-            *GUARDIAN_SCRIPT, "watch", str(os.getpid()), stdin=read_end, start_new_session=True
-        )
-        os.close(read_end)
         if self._guardian_pipe is not None:
             os.close(self._guardian_pipe)
         self._guardian_pipe = write_end
-        self._tell_guardian()
+        self._tell_guardian()  # before it starts: it must never see the pipe close with nothing in it
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *GUARDIAN_SCRIPT, "watch", str(os.getpid()), stdin=read_end, start_new_session=True
+            )
+        finally:
+            os.close(read_end)
         self._in_background(self._replace_guardian(process))
 
     async def _replace_guardian(self, process: asyncio.subprocess.Process) -> None:
@@ -380,6 +387,18 @@ def _tied(argv: Sequence[str]) -> Sequence[str]:
     if sys.platform != "linux":
         return argv
     return (*GUARDIAN_SCRIPT, "tie", str(os.getpid()), *argv)
+
+
+def _listens(run: _Run) -> bool:
+    if run.service.port is None or run.process is None:
+        return True
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(run.process.pid)
+        for one in (process, *process.children(recursive=True)):
+            for connection in one.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr[1] == run.service.port:
+                    return True
+    return False
 
 
 def _tail(log: Path) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from devstack.errors import DevstackError
-from devstack.ports import LOOPBACK
+from devstack.ports import LOOPBACK, connect
 from devstack.process import POLL_S, Service
 
 CONFIG = Path(__file__).parent.parent / "config" / "redis.conf"
@@ -65,7 +65,7 @@ def service(name: str, port: int, folder: Path, *, replica_of: int | None = None
     if bus_port is not None:
         argv += ["--cluster-enabled", "yes", "--cluster-port", str(bus_port), "--cluster-node-timeout", "2000"]
     check = partial(_is_replicating if replica_of is not None else answers, port)
-    return Service(name=name, argv=argv, is_ready=check, after=after, stop_grace_s=3.0, ready_within_s=20.0)
+    return Service(name=name, argv=argv, port=port, is_ready=check, after=after, stop_grace_s=3.0, ready_within_s=20.0)
 
 
 async def form_cluster(ports: dict[int, int]) -> None:
@@ -108,15 +108,13 @@ async def _is_in_cluster(port: int, nodes: int) -> bool:
 
 async def _ask(port: int, command: str) -> str:
     """Send one inline command and return the reply's text; an OSError when nobody answers."""
-    reader, writer = await asyncio.open_connection(LOOPBACK, port)
-    try:
+    async with connect(port) as (reader, writer):
         writer.write(f"{command}\r\n".encode())
         line = (await reader.readline()).decode().rstrip()
-        return (await reader.readexactly(int(line[1:]))).decode() if line.startswith("$") else line
-    except asyncio.IncompleteReadError as error:
-        raise ConnectionResetError(str(error)) from error
-    finally:
-        writer.close()
+        try:
+            return (await reader.readexactly(int(line[1:]))).decode() if line.startswith("$") else line
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionResetError(str(error)) from error
 
 
 def _major_version(server: str) -> int | None:

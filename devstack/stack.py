@@ -203,15 +203,19 @@ def start(spec: StackSpec, *, folder: Path | None = None, report: Report | None 
     stack = Stack(spec, folder=folder, report=report)
     try:
         run(stack.__aenter__())
-        try:
-            yield RunningStack(stack, run)
-        finally:
-            run(stack.__aexit__(None, None, None))
+        yield RunningStack(stack, run)
     finally:
+        run(_leave(stack))
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+
+
+async def _leave(stack: Stack) -> None:
+    """End a stack, also one whose start was interrupted and is still clearing up in tasks of its own."""
+    await stack.__aexit__(None, None, None)
+    await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
 
 def _made(folder: Path) -> Path:
