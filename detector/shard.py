@@ -33,6 +33,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
     offset: int
     """Last record that the windows include."""
+    touched_ms: int
+    """The partition's clock then: denials that come late from a spool are new, however old their event times are."""
     windows: dict[str, Window]
     """By rule."""
 
@@ -93,7 +95,7 @@ class Changes:
 class Shard:
     """The memory of one partition.
 
-    Bounded by :data:`MOST_SUBJECTS` rows of about 100 bytes; subjects that were idle for two windows are forgotten.
+    Bounded by :data:`MOST_SUBJECTS` rows of about 100 bytes; subjects without denials for two windows are forgotten.
     """
 
     def __init__(
@@ -217,7 +219,7 @@ class Shard:
                 tally[rule.name] = tally.get(rule.name, 0) + fold.count
                 if step.crossing:
                     crossings.append(msgspec.structs.replace(step.crossing, fold=index))
-            rows[fold.subject] = Row(offset, windows)
+            rows[fold.subject] = Row(offset, max(self._clock_ms, record.at_ms), windows)
         return Weighing(
             offset,
             "folds",
@@ -241,16 +243,14 @@ class Shard:
 
     def _find_row(self, subject: str) -> Row:
         if subject in self._fresh:
-            return self._fresh[subject] or Row(-1, {})
+            return self._fresh[subject] or Row(-1, 0, {})
         raw = self._rows.get(subject)
-        return msgspec.msgpack.decode(raw, type=Row) if raw else Row(-1, {})
+        return msgspec.msgpack.decode(raw, type=Row) if raw else Row(-1, 0, {})
 
     def _is_idle(self, row: Row) -> bool:
         # Twice the window: a fold that is a little late must still find the ring that tells so.
-        return all(
-            name not in self._rules or window.newest_ms + 2 * self._rules[name].window_ms <= self._clock_ms
-            for name, window in row.windows.items()
-        )
+        longest_ms = max((self._rules[name].window_ms for name in row.windows if name in self._rules), default=0)
+        return row.touched_ms + 2 * longest_ms <= self._clock_ms
 
     def _sweep_idle(self) -> None:
         for _ in range(SWEPT_PER_DRAIN):

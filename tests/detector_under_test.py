@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -48,8 +47,11 @@ class DetectorProcess:
     rules: Path = Path("config/rules.yaml")
     instance: str = ""
     process: subprocess.Popen[bytes] | None = None
+    starts_at: int = 0
+    """Where the present run's log begins, in bytes."""
 
     def start(self) -> None:
+        self.starts_at = self.log_file.stat().st_size if self.log_file.exists() else 0
         command = [sys.executable, "-m", "detector", "run", "--rules", str(self.rules), "--metrics-port", "0"]
         options = ["--kafka", self.kafka, "--redis", self.redis, "--instance", self.instance]
         with self.log_file.open("ab") as log:
@@ -59,18 +61,12 @@ class DetectorProcess:
         return [json.loads(line) for line in self.log_file.read_text().splitlines() if line.startswith("{")]
 
     async def wait_ready(self) -> None:
-        pid_start = len(self.log_file.read_text()) if self.log_file.exists() else 0
-
         async def look() -> bool:
             assert self.process
             assert self.process.poll() is None, self.log_file.read_text()[-4000:]
-            return "detector_ready" in self.log_file.read_text()[self._start_of_last_run() :]
+            return b"detector_ready" in self.log_file.read_bytes()[self.starts_at :]
 
-        await poll(look, f"detector_ready from byte {pid_start}")
-
-    def _start_of_last_run(self) -> int:
-        found = [match.start() for match in re.finditer(r'"event": "listening"', self.log_file.read_text())]
-        return found[-1] if found else 0
+        await poll(look, "detector_ready", within_s=60)
 
     @property
     def metrics_url(self) -> str:
@@ -119,9 +115,7 @@ class Enforcer:
 
     async def close(self) -> None:
         for partition in range(self.partitions):
-            await self._send(
-                partition, ClosedEvent(source=self.source, seq=self.numbers.get(partition, 0), at_ms=now_ms())
-            )
+            await self._send(partition, ClosedEvent(source=self.source, seq=self.numbers.get(partition, 0), at_ms=now_ms()))
 
     async def repeat(self) -> None:
         """Write everything a second time, as the heir of a dead boot's spool may."""
