@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import structlog
 import typer
 import uvloop
 
@@ -24,10 +26,12 @@ from enforcer.process import EXIT_BAD_CONFIG, EXIT_PORT_TAKEN, Address, serve
 from enforcer.producer import KafkaLog
 from enforcer.refusals import Refusals
 from enforcer.server import PortTaken
+from enforcer.spool import Spool
 from enforcer.store import RedisStore
 from enforcer.telemetry import configure_logs
 from enforcer.workers import Workers, hold_port
 
+log = structlog.get_logger("enforcer")
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The decision service.")
 
 
@@ -56,6 +60,13 @@ def run(
     tokens: Annotated[
         Path | None, typer.Option(help="Access document: who may call. Without one everybody may.", envvar="RATCHET_TOKENS")
     ] = None,
+    spool: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for events while Kafka is away. [default: in the user's state folder]", envvar="RATCHET_SPOOL"
+        ),
+    ] = None,
+    spool_mb: Annotated[int, typer.Option(min=1, help="Most that one process keeps there; then the oldest allows go.")] = 1024,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes on the port; their metrics ports count up.")] = 1,
     worker: Annotated[int | None, typer.Option(min=0, hidden=True, help="Which of them this process is.")] = None,
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="Least level to log.")] = "info",
@@ -70,16 +81,31 @@ def run(
         raise typer.Exit(EXIT_BAD_CONFIG) from error
     if workers > 1 and worker is None:
         raise typer.Exit(_supervise(host, port, workers))
-    source = f"{instance or socket.gethostname()[:40]}/{worker or 0}/{secrets.token_hex(4)}"
+    name, boot = f"{instance or socket.gethostname()[:40]}/{worker or 0}", secrets.token_hex(4)
+    source = f"{name}/{boot}"
     decider = Decider(
         Planner(compiled),
         RedisStore(redis, redis_timeout_ms / 1000),
         Refusals(),
         Fallback(compiled.expected_enforcers * workers),
-        Emitter(source, KafkaLog(kafka, f"ratchet-{source}"), Folder(compiled.foldable)),
+        Emitter(
+            source, KafkaLog(kafka, f"ratchet-{source}"), Folder(compiled.foldable), _open_spool(spool, name, boot, spool_mb)
+        ),
     )
     address = Address(host, port, metrics_port + (worker or 0) if metrics_port else 0, is_shared=worker is not None)
     raise typer.Exit(uvloop.run(serve(decider, access, address, transport, drain_ms / 1000)))
+
+
+def _open_spool(root: Path | None, name: str, boot: str, megabytes: int) -> Spool | None:
+    if root is None:
+        root = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ratchet" / "spool"
+    spool = Spool(root / name.replace("/", "-") / boot, megabytes * 1024 * 1024)
+    try:
+        spool.open()
+    except OSError as error:
+        log.warning("no_spool", folder=str(spool.folder), error=str(error), events="wait in memory alone while Kafka is away")
+        return None
+    return spool
 
 
 def _supervise(host: str, port: int, count: int) -> int:

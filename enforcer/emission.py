@@ -1,7 +1,8 @@
 """Emit every decision, off the request path: ``offer`` numbers and keeps, a background task encodes and sends.
 
 Each event carries ``source`` and ``seq``; what had to be dropped is announced; heartbeats tell up to where all is said. So any
-reader can prove that nothing is missing (``python -m topics audit decisions``).
+reader can prove that nothing is missing (``python -m topics audit decisions``). While Kafka is away events wait in memory, then
+on disk.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ import msgspec
 import structlog
 
 from enforcer.decision import Decision
+from enforcer.fold_records import FoldRecords
 from enforcer.folding import Folder
 from enforcer.plan import Plan
-from enforcer.producer import EmissionFailed, KafkaLog, Record
+from enforcer.producer import EmissionFailed, KafkaLog
+from enforcer.spool import LARGEST_SEGMENT_RECORDS, Spool, SpoolCorrupt, Spooled, find_abandoned
 from topics.partition import choose_partitions
 from topics.specs import DECISIONS, DENIALS
-from topics.wire import ClosedEvent, DecisionEvent, Fold, FoldsEvent, GapEvent, HeartbeatEvent
+from topics.wire import ClosedEvent, DecisionEvent, GapEvent, HeartbeatEvent
 
 FLUSH_S = 0.05
 HEARTBEAT_S = 1.0
-MOST_BUFFERED = 200_000
-"""Events held while Kafka is away, about 100 MB; then the oldest allows are dropped first, a tenth at a time."""
-MOST_FOLDS_PER_RECORD = 1000
-"""Keeps a record of folds, each of them at most some 400 bytes, under 512 KB."""
+SPOOL_FROM = 20_000
+"""Events in memory from which on the oldest are moved to disk."""
+MOST_BUFFERED = 100_000
+"""Events in memory, about 50 MB: past this the disk does not keep up, and the oldest allows are dropped first."""
+_SPOOL_CHECK_S = 0.1
 
 GapReason = Literal["buffer_full", "spool_full", "spool_corrupt", "refused"]
 
@@ -46,6 +50,7 @@ class EmissionStats:
     offered: int = 0
     acknowledged: int = 0
     dropped: int = 0
+    spooled: int = 0
     folds: int = 0
     failures: int = 0
 
@@ -54,46 +59,52 @@ class EmissionStats:
 class Emitter:
     """Numbers, keeps and sends the events of one source. Belongs to one event loop.
 
-    ``source`` is new with each start of the process; ``seq`` is contiguous from 1.
+    ``source`` is new with each start of the process; ``seq`` is contiguous from 1. Without a ``spool`` events wait in memory
+    alone.
     """
 
     source: str
     kafka: KafkaLog
     folder: Folder
+    spool: Spool | None = None
     stats: EmissionStats = field(default_factory=EmissionStats)
     _seq: int = 0
     _settled_seq: int = 0
     """Up to here every event is acknowledged or announced as dropped."""
     _buffer: deque[tuple[str, DecisionEvent]] = field(default_factory=deque)
+    _sending: list[Spooled] = field(default_factory=list)
     _gaps: dict[GapReason, list[int]] = field(default_factory=dict)
-    _fold_numbers: dict[int, int] = field(default_factory=dict)
-    _unsent_folds: dict[int, deque[FoldsEvent]] = field(default_factory=lambda: defaultdict(deque))
-    _task: asyncio.Task[None] | None = None
+    _folds: FoldRecords = field(init=False)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _disk: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self._folds = FoldRecords(self.source)
 
     @property
     def buffered(self) -> int:
-        """Events that Kafka does not have yet."""
-        return len(self._buffer)
+        """Events in memory that Kafka does not have yet."""
+        return len(self._buffer) + len(self._sending)
 
     def offer(self, plan: Plan, decision: Decision) -> None:
         """Take one decision for emission. Never waits, never raises."""
-        check, ban = plan.check, decision.ban
+        check, template, ban = plan.check, plan.template, decision.ban
         self._seq += 1
         self.stats.offered += 1
         limits: tuple[str, ...] = ()
         shadow_limits: tuple[str, ...] = ()
         if decision.outcome == "deny" or decision.is_shadow:
-            limits = tuple(s.limit.label for s in decision.limits if s.is_refused and not s.limit.is_shadow)
-            shadow_limits = tuple(s.limit.label for s in decision.limits if s.is_refused and s.limit.is_shadow)
+            limits = tuple([s.limit.label for s in decision.limits if s.is_refused and not s.limit.is_shadow])
+            shadow_limits = tuple([s.limit.label for s in decision.limits if s.is_refused and s.limit.is_shadow])
         event = DecisionEvent(
             self.source,
             self._seq,
             decision.decided_at_ms,
             check.user_id,
             check.action,
-            plan.template.policy.name,
-            plan.template.version,
+            template.policy.name,
+            template.version,
             decision.outcome,
             decision.reason,
             1,
@@ -138,23 +149,41 @@ class Emitter:
 
     def start(self) -> asyncio.Task[None]:
         """Connect and send in the background, for as long as the returned task runs."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        return self._task
+        loop = asyncio.get_running_loop()
+        sending = loop.create_task(self._run())
+        self._tasks = [sending, loop.create_task(self._keep_spooling())]
+        return sending
 
     async def close(self, timeout_s: float) -> None:
-        """Send what is left and the closing events; gives up after ``timeout_s`` and says how much was lost."""
+        """Send what is left and the closing events; what Kafka does not take in ``timeout_s`` goes to the spool."""
         self._stop.set()
         try:
             async with asyncio.timeout(timeout_s):
-                if self._task is not None:
-                    await self._task  # finishes the flush under way, then sends the rest
+                await asyncio.gather(*self._tasks)
                 await self.kafka.close()
         except TimeoutError:
-            log.error("events_lost_at_exit", events=self._seq - self._settled_seq)  # noqa: TRY400 no traceback helps
+            await self._leave_behind()
+        if self.spool is not None:
+            self.spool.close()
+
+    async def _leave_behind(self) -> None:
+        """Kafka is away at the end: leave all that it does not have to the next process of this name."""
+        left = [*self._sending, *_encode_events(self._take_buffer()), *self._take_gaps()]
+        if self.spool is None:
+            log.error("events_lost_at_exit", events=len(left))
+            return
+        try:
+            for start in range(0, len(left), LARGEST_SEGMENT_RECORDS):
+                self.spool.append(left[start : start + LARGEST_SEGMENT_RECORDS])
+        except OSError as error:
+            log.error("events_lost_at_exit", events=len(left), error=str(error))  # noqa: TRY400 no traceback helps
+        else:
+            log.warning("events_left_in_spool", folder=str(self.spool.folder), in_memory=len(left))
 
     async def _run(self) -> None:
         await self.kafka.connect()
         next_heartbeat_s = 0.0
+        must_adopt = self.spool is not None
         while True:
             is_last = self._stop.is_set()
             try:
@@ -165,6 +194,9 @@ class Emitter:
                 if time.monotonic() >= next_heartbeat_s:
                     next_heartbeat_s = time.monotonic() + HEARTBEAT_S
                     await self._mark(HeartbeatEvent)
+                if must_adopt:
+                    must_adopt = False
+                    await self._adopt()
             except EmissionFailed as error:
                 self.stats.failures += 1
                 log.warning("kafka_failed", error=str(error))
@@ -174,60 +206,103 @@ class Emitter:
                 await asyncio.wait_for(self._stop.wait(), FLUSH_S)
 
     async def _flush(self) -> None:
-        """Send everything that is kept, and wait until Kafka has it: a heartbeat after this may speak for it."""
+        """Send everything that is kept, oldest first, and wait until Kafka has it: a heartbeat may speak for it then."""
         settles = self._seq
+        await self._send_folds()
+        if self.spool is not None:
+            await self._send_spool(self.spool)
+        self._sending = [*_encode_events(self._take_buffer()), *self._take_gaps()]
+        await self._send_decisions(self._sending)
+        self._sending = []
+        unannounced = [seq for seqs in self._gaps.values() for seq in seqs]
+        self._settled_seq = min([settles, *(seq - 1 for seq in unannounced)])
+
+    def _take_buffer(self) -> deque[tuple[str, DecisionEvent]]:
         events, self._buffer = self._buffer, deque()
+        return events
+
+    def _take_gaps(self) -> list[Spooled]:
         gaps, self._gaps = self._gaps, {}
-        self._number_folds(self.folder.take())
-        decisions: dict[int, list[Record]] = defaultdict(list)
-        seqs: dict[int, list[int]] = defaultdict(list)
-        keys = [subject.encode() for subject, _ in events]
-        chosen = choose_partitions(keys, self.kafka.partitions[DECISIONS.name])
-        for key, partition, (_, event) in zip(keys, chosen, events, strict=True):
-            decisions[partition].append((key, _encode(event)))
-            seqs[partition].append(event.seq)
-        for reason, dropped in gaps.items():
-            gap = GapEvent(self.source, join_ranges(dropped), time.time_ns() // 1_000_000, reason)
-            decisions[0].append((None, _encode(gap)))
-        sends = [self._send_decisions(partition, records, seqs[partition]) for partition, records in decisions.items()]
-        sends += [self._send_folds(partition) for partition, unsent in self._unsent_folds.items() if unsent]
-        try:
-            await _gather(sends)
-        except EmissionFailed:
-            for reason, dropped in gaps.items():  # announced once more: a reader counts a range once
-                self._gaps.setdefault(reason, []).extend(dropped)
-            raise
-        self._settled_seq = settles
-
-    async def _send_decisions(self, partition: int, records: list[Record], seqs: list[int]) -> None:
-        try:
-            await self.kafka.send(DECISIONS.name, partition, records)
-        except EmissionFailed:
-            self._announce("refused", seqs)
-            raise
-        self.stats.acknowledged += len(seqs)
-
-    def _number_folds(self, folds: list[Fold]) -> None:
-        self.stats.folds += len(folds)
-        by_partition: dict[int, list[Fold]] = defaultdict(list)
-        chosen = choose_partitions([fold.subject.encode() for fold in folds], self.kafka.partitions[DENIALS.name])
-        for fold, partition in zip(folds, chosen, strict=True):
-            by_partition[partition].append(fold)
         at_ms = time.time_ns() // 1_000_000
-        for partition, mine in by_partition.items():
-            for start in range(0, len(mine), MOST_FOLDS_PER_RECORD):
-                number = self._fold_numbers.get(partition, 0) + 1
-                self._fold_numbers[partition] = number
-                record = FoldsEvent(self.source, number, at_ms, mine[start : start + MOST_FOLDS_PER_RECORD])
-                self._unsent_folds[partition].append(record)
+        events = [GapEvent(self.source, join_ranges(seqs), at_ms, reason) for reason, seqs in gaps.items()]
+        return [Spooled(0, b"", _encode(event), is_allow=False) for event in events]
 
-    async def _send_folds(self, partition: int) -> None:
-        """Records of folds are sent until they are there, in order: the detector drops those that it has seen."""
-        unsent = self._unsent_folds[partition]
-        records = list(unsent)
-        await self.kafka.send(DENIALS.name, partition, [(None, _encode(record)) for record in records])
-        for _ in records:
-            unsent.popleft()
+    async def _send_decisions(self, events: Sequence[Spooled]) -> None:
+        """Send events; those of a batch that Kafka refuses for good are announced, and the failure is raised."""
+        by_partition: dict[int, list[Spooled]] = defaultdict(list)
+        chosen = choose_partitions([event.key for event in events], self.kafka.partitions[DECISIONS.name])
+        for event, partition in zip(events, chosen, strict=True):
+            by_partition[partition].append(event)
+
+        async def send(partition: int, mine: list[Spooled]) -> None:
+            try:
+                await self.kafka.send(DECISIONS.name, partition, [(event.key or None, event.value) for event in mine])
+            except EmissionFailed:
+                self._announce("refused", [event.seq for event in mine if event.seq])
+                raise
+            self.stats.acknowledged += len(mine)
+
+        try:
+            await _gather([send(partition, mine) for partition, mine in by_partition.items()])
+        except EmissionFailed:
+            self._sending = []
+            raise
+
+    async def _send_folds(self) -> None:
+        folds = self.folder.take()
+        self.stats.folds += len(folds)
+        self._folds.add(folds, self.kafka.partitions[DENIALS.name], time.time_ns() // 1_000_000)
+
+        async def send(partition: int, records: list[bytes]) -> None:
+            await self.kafka.send(DENIALS.name, partition, [(None, record) for record in records])
+            self._folds.settle(partition, len(records))
+
+        await _gather([send(partition, records) for partition, records in self._folds.unsent().items()])
+
+    async def _send_spool(self, spool: Spool) -> None:
+        while not spool.is_empty:
+            segment = spool.oldest
+            async with self._disk:
+                try:
+                    events = await asyncio.to_thread(spool.read, segment)
+                except (SpoolCorrupt, OSError) as error:
+                    lost = error.lost if isinstance(error, SpoolCorrupt) else []
+                    events = error.readable if isinstance(error, SpoolCorrupt) else []
+                    log.error("spool_corrupt", error=str(error), folder=str(spool.folder))  # noqa: TRY400 no traceback helps
+                    self._announce("spool_corrupt", lost)
+            await self._send_decisions(events)
+            async with self._disk:
+                await asyncio.to_thread(spool.discard, segment)
+
+    async def _adopt(self) -> None:
+        """Send what processes of this name left behind when they ended without Kafka."""
+        assert self.spool is not None  # noqa: S101 the caller looked
+        for abandoned in find_abandoned(self.spool.folder.parent, self.spool.capacity_bytes):
+            if not abandoned.is_empty:
+                log.info("spool_adopted", folder=str(abandoned.folder), bytes=abandoned.size_bytes)
+            await self._send_spool(abandoned)
+            abandoned.close()
+
+    async def _keep_spooling(self) -> None:
+        """Move the oldest events to disk while they are more than memory should hold."""
+        while not self._stop.is_set():
+            while self.spool is not None and len(self._buffer) > SPOOL_FROM:
+                await self._spool_some(self.spool)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _SPOOL_CHECK_S)
+
+    async def _spool_some(self, spool: Spool) -> None:
+        async with self._disk:
+            count = min(LARGEST_SEGMENT_RECORDS, len(self._buffer))
+            events = _encode_events([self._buffer.popleft() for _ in range(count)])
+            try:
+                lost = await asyncio.to_thread(spool.append, events)
+            except OSError as error:
+                log.error("spool_failed", error=str(error), folder=str(spool.folder))  # noqa: TRY400 no traceback helps
+                lost = [event.seq for event in events]
+            else:
+                self.stats.spooled += count
+            self._announce("spool_full", lost)
 
     async def _mark(self, kind: type[HeartbeatEvent | ClosedEvent]) -> None:
         at_ms = time.time_ns() // 1_000_000
@@ -237,9 +312,13 @@ class Emitter:
             for partition in range(self.kafka.partitions[DECISIONS.name])
         ]
         for partition in range(self.kafka.partitions[DENIALS.name]):
-            folded = _encode(kind(self.source, self._fold_numbers.get(partition, 0), at_ms))
+            folded = _encode(kind(self.source, self._folds.numbers[partition], at_ms))
             sends.append(self.kafka.send(DENIALS.name, partition, [(None, folded)]))
         await _gather(sends)
+
+
+def _encode_events(events: Iterable[tuple[str, DecisionEvent]]) -> list[Spooled]:
+    return [Spooled(event.seq, subject.encode(), _encode(event), event.outcome == "allow") for subject, event in events]
 
 
 async def _gather(sends: Sequence[Awaitable[None]]) -> None:

@@ -19,8 +19,13 @@ MOST_HASHES = 64
 MOST_REFUSED = 50_000
 """Subjects whose admits are counted: those refused lately."""
 
-Key = tuple[str, str, str, str]
-"""Subject, action, policy, limit."""
+MOST_OPEN = 100_000
+"""Folds held while Kafka is away; further refusals of other subjects are then not counted against anybody."""
+_LONGEST_MS = 1000
+"""A fold never spans two seconds, also when flushes are late: windows need to know when."""
+
+Key = tuple[str, str, str, str, int]
+"""Subject, action, policy, limit, second."""
 
 
 def hash_text(text: str) -> int:
@@ -44,6 +49,8 @@ class Folder:
 
     foldable: tuple[str, ...] = ()
     """Attributes to keep where all the refusals of a fold share them."""
+    uncounted: int = 0
+    """Refusals that no fold was left for."""
     _open: dict[Key, _Open] = field(default_factory=dict)
     _admitted: OrderedDict[tuple[str, str], int] = field(default_factory=OrderedDict)
 
@@ -69,10 +76,13 @@ class Folder:
     def _count(self, subject: str, limit: Limit, plan: Plan, decision: Decision) -> None:
         check, at_ms = plan.check, decision.decided_at_ms
         count = 1 + check.suppressed
-        key = (subject, check.action, limit.policy, limit.name)
+        key = (subject, check.action, limit.policy, limit.name, at_ms // _LONGEST_MS)
         attributes = {name: check.attributes[name] for name in self.foldable if name in check.attributes}
         fold = self._open.get(key)
         if fold is None:
+            if len(self._open) >= MOST_OPEN:
+                self.uncounted += count
+                return
             admits = (subject, check.action)
             fold = _Open(count, self._admitted.pop(admits, 0), at_ms, at_ms, attributes, set())
             self._open[key] = fold
@@ -103,7 +113,7 @@ class Folder:
                 tuple(sorted(fold.users)),
                 attributes=fold.attributes,
             )
-            for (subject, action, policy, limit), fold in self._open.items()
+            for (subject, action, policy, limit, _), fold in self._open.items()
         ]
         self._open.clear()
         return folds

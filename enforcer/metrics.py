@@ -41,13 +41,17 @@ class EnforcerCollector(Collector):
             ("ratchet_events_offered", "Decisions given to emission.", emitter.stats.offered),
             ("ratchet_events_acknowledged", "Decisions that Kafka has.", emitter.stats.acknowledged),
             ("ratchet_events_dropped", "Decisions dropped and announced as a gap.", emitter.stats.dropped),
+            ("ratchet_events_spooled", "Decisions moved to disk while Kafka was away.", emitter.stats.spooled),
             ("ratchet_folds", "Folds sent to the detector.", emitter.stats.folds),
+            ("ratchet_uncounted_refusals", "Refusals that no fold was left for.", emitter.folder.uncounted),
             ("ratchet_kafka_failures", "Times a batch was not acknowledged.", emitter.stats.failures),
         ):
             yield CounterMetricFamily(name, text, value=value)
         yield GaugeMetricFamily("ratchet_redis_available", "1 while Redis answers in time.", value=store.is_available)
         yield GaugeMetricFamily("ratchet_kafka_connected", "1 while a producer stands.", value=emitter.kafka.is_connected)
         yield GaugeMetricFamily("ratchet_events_buffered", "Decisions that Kafka does not have yet.", value=emitter.buffered)
+        spool_bytes = emitter.spool.size_bytes if emitter.spool is not None else 0
+        yield GaugeMetricFamily("ratchet_spool_bytes", "What the spool holds on disk.", value=spool_bytes)
         policies = InfoMetricFamily("ratchet_policies", "The policies document in force.")
         policies.add_metric([], {"version": decider.planner.policies.version})
         yield policies

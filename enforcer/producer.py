@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,8 +19,8 @@ LARGEST_BATCH_BYTES = 512 * 1024
 """Uncompressed; half of what the topics take."""
 
 _RECONNECT_S = (0.2, 0.5, 1.0, 2.0)
-_GIVE_UP_AFTER_S = 120
-"""How long a batch is tried before its events are announced as dropped."""
+_ANSWER_WITHIN_S = 10
+"""How long one request waits for its broker; then the same batch is sent again, and the broker knows it by its number."""
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +29,7 @@ Record = tuple[bytes | None, bytes]
 
 
 class EmissionFailed(Exception):  # noqa: N818 it says what happened
-    """A batch was not acknowledged. It may still be in the topic: do not send it again, announce its events."""
+    """Kafka refused a batch for good. It may still be in the topic: do not send it again, announce its events."""
 
 
 @dataclass(slots=True)
@@ -58,11 +59,14 @@ class KafkaLog:
                 compression_type="zstd",
                 max_batch_size=LARGEST_BATCH_BYTES,
                 max_request_size=2 * LARGEST_BATCH_BYTES,
-                request_timeout_ms=_GIVE_UP_AFTER_S * 1000,
+                request_timeout_ms=_ANSWER_WITHIN_S * 1000,
                 linger_ms=0,
                 retry_backoff_ms=50,
                 metadata_max_age_ms=30_000,
             )
+            # aiokafka gives a batch up after one request timeout, when it may be in the topic or not. Only a batch that is
+            # sent until it is acknowledged is there exactly once; what waits behind it waits in the spool.
+            producer._message_accumulator._batch_ttl = math.inf  # noqa: SLF001 there is no setting for it
             try:
                 report = await ensure(self.bootstrap)
                 await producer.start()
@@ -79,10 +83,10 @@ class KafkaLog:
             return
 
     async def send(self, topic: str, partition: int, records: Sequence[Record]) -> None:
-        """Send records to one partition, in order, and wait until all replicas have them.
+        """Send records to one partition, in order, and wait until all replicas have them, however long Kafka is away.
 
         Raises:
-            EmissionFailed: Not acknowledged in time.
+            EmissionFailed: Refused for good.
         """
         assert self._producer is not None  # noqa: S101 connect() came first
         try:
