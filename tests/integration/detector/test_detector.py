@@ -80,10 +80,14 @@ async def test_ten_denials_within_a_minute_ban_for_a_minute_and_are_told(
     assert (verdict.verdict_id, verdict.result, verdict.penalty) == (ban.verdict_id, "applied", "ban")
     assert verdict.ban_until_ms == ban.until_ms
     assert verdict.evidence is not None
-    assert (verdict.evidence.count, verdict.evidence.first_ms, verdict.evidence.n) == (10, at_ms, enforcer.numbers[enforcer.place(user)])
+    assert (verdict.evidence.count, verdict.evidence.first_ms, verdict.evidence.n) == (
+        10,
+        at_ms,
+        enforcer.numbers[enforcer.place(user)],
+    )
     states = [value for key, value in await read_topic(detector.kafka, "subjects") if key == user.encode()]
     assert SubjectEvent.model_validate_json(states[-1]).state == state
-    assert (await redis.get(name_abuse(user))).encode() in states[-1]
+    assert str(await redis.get(name_abuse(user))).encode() in states[-1]
     assert await read_state(redis, bystander) is None
 
 
@@ -158,13 +162,13 @@ async def test_change_is_published_to_enforcers(detector: DetectorProcess, enfor
             return change if change.get("subject") == user else None
 
         change = await poll(look, "the change")
-    assert change["state"] == json.loads(await redis.get(name_abuse(user)))
+    assert change["state"] == json.loads(str(await redis.get(name_abuse(user))))
 
 
 async def test_ban_comes_when_redis_is_back(detector: DetectorProcess, enforcer: Enforcer, redis: Redis) -> None:
     """CLIENT PAUSE holds every command back, as a Redis that hangs does; then the answer comes too late for the first call."""
     user = name_user()
-    await redis.execute_command("CLIENT", "PAUSE", "6000", "ALL")
+    await redis.client_pause(6_000)
     await enforcer.deny(user, 10)
     await wait_for_ban(redis, user)
     state = await read_state(redis, user)

@@ -103,11 +103,12 @@ def test_late_replay_with_doubles_ends_in_the_same_bytes_as_live(client: Redis, 
         at_ms += abs(later_ms) // 4
         offences.append(make_offence(number, at_ms=at_ms, start=start, scope=scope))
 
-    def end_in(clock: int | None, history: list[Offence]) -> tuple[str | None, int]:
+    def end_in(clock: int | None, history: list[Offence]) -> tuple[str, int]:
         client.delete(name_abuse(SUBJECT), *(name_verdict(SUBJECT, f"{number:032x}") for number in range(14)))
         for offence in history:
             evaluate(client, offence, clock if clock is not None else offence.at_ms)
-        return client.get(name_abuse(SUBJECT)), client.pexpiretime(name_abuse(SUBJECT))
+        state = client.get(name_abuse(SUBJECT))
+        return str(state), client.pexpiretime(name_abuse(SUBJECT))
 
     live = end_in(None, offences)
     cut = min([*again, len(offences)])
@@ -117,7 +118,7 @@ def test_late_replay_with_doubles_ends_in_the_same_bytes_as_live(client: Redis, 
 
 def test_change_is_published_with_the_state(client: Redis) -> None:
     client.delete(name_abuse(SUBJECT), name_verdict(SUBJECT, f"{0:032x}"))
-    with client.pubsub() as listener:
+    with client.pubsub() as listener:  # type: ignore[no-untyped-call]
         listener.subscribe(CHANGES_CHANNEL)
         listener.get_message(timeout=5)
         _, state, _ = evaluate(client, make_offence(), BASE_MS)

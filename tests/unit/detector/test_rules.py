@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from config.document import DocumentError, parse_document, read_document
+from detector.rules import Rules, find_risks, matches_glob
+from topics.events import Fold
+
+DOCUMENT = """\
+version: 1
+ladder:
+  half_life: 24h
+  rungs:
+    - { name: warn, penalty: warn, duration: 10m }
+    - { name: half, penalty: tighten, factor: 0.5, duration: 10m }
+    - { name: ban_1m, penalty: ban, duration: 1m }
+rules:
+  - name: brute_force
+    by: user
+    match: { action: login }
+    threshold: 10
+    window: 60s
+    start: ban_1m
+"""
+
+
+def parse(text: str) -> Rules:
+    return parse_document(text, Rules, name="rules.yaml").model
+
+
+def make_fold(**changes: str) -> Fold:
+    values = {"subject": "user=alice", "action": "login", "policy": "login", "limit": "per_user"} | changes
+    return Fold(count=1, first_ms=0, last_ms=0, **values)
+
+
+def test_shipped_rules_ban_a_brute_forcer_for_a_minute() -> None:
+    rules = read_document(Path("config/rules.yaml"), Rules).model
+    [rule] = rules.rules
+    assert (rule.name, rule.by, rule.match.action, rule.threshold, rule.window_ms) == (
+        "brute_force",
+        "user",
+        ("login",),
+        10,
+        60_000,
+    )
+    assert [rung.duration_ms for rung in rules.ladder.rungs[rules.start_rung(rule) - 1 :]] == [
+        60_000, 600_000, 3_600_000, 86_400_000
+    ]  # fmt: skip
+    assert rule.ban_scope == ("login",)
+    assert rule.mode == "enforce"
+
+
+def test_defaults_are_the_rule_s_own_actions_and_enforcing() -> None:
+    [rule] = parse(DOCUMENT).rules
+    assert (rule.ban_scope, rule.mode, rule.counts) == (("login",), "enforce", "denials")
+    assert rule.match.policy == rule.match.limit == ("*",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "mistake"),
+    [
+        ("threshold: 10", "threshold: 0", ":12: rules[0].threshold: input should be greater than or equal to 1, not 0"),
+        ("threshold: 10", "treshold: 10", ":12: rules[0].treshold: unknown key; allowed are: name, counts, by, match, "),
+        ("    threshold: 10\n", "", "rules[0].threshold: is missing"),
+        ("window: 60s", "window: 60", ":13: rules[0].window: 60 is not a duration; write a whole number and a unit"),
+        ("window: 60s", "window: 500ms", ":13: rules[0].window: 500ms is out of bounds; allowed: 1s to 1d, not '500ms'"),
+        ("start: ban_1m", "start: ban_2m", ":9: rules[0]: start 'ban_2m' is no rung; allowed: warn, half, ban_1m"),
+        ("name: brute_force", "name: Brute", ":9: rules[0].name: 'Brute' is not a name; allowed: a-z first"),
+        ("action: login", 'action: "log\\"in"', ":11: rules[0].match.action[0]: 'log\"in' is not a glob; allowed: letters"),
+        ("action: login", "action: []", ":11: rules[0].match.action: value should have at least 1 item"),
+        ("by: user", "by: user\n    mode: off", ":11: rules[0].mode: input should be 'enforce' or 'shadow'"),
+        ("by: user", "by: user\n    counts: users", ":11: rules[0].counts: input should be 'denials'"),
+        ("factor: 0.5", "factor: 1.5", ":6: ladder.rungs[1].factor: 1.5 is not a factor; allowed: a number from 0.001"),
+        ("factor: 0.5, ", "", ":6: ladder.rungs[1]: factor belongs to the penalty tighten, and to it alone"),
+        ("name: half", "name: warn", "ladder: two rungs have the same name"),
+        ("penalty: warn", "penalty: shout", ":5: ladder.rungs[0].penalty: input should be 'warn', 'tighten' or 'ban'"),
+        ("version: 1", "version: 2", ":1: version: input should be 1, not 2"),
+        ("by: user", "by: user\n    by: ip", ":11: by: stands here a second time"),
+        ("version: 1", "version: [", ":3: not YAML"),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_told_with_file_line_key_and_what_is_allowed(old: str, new: str, mistake: str) -> None:
+    assert old in DOCUMENT
+    with pytest.raises(DocumentError) as caught:
+        parse(DOCUMENT.replace(old, new, 1))
+    assert mistake in str(caught.value)
+    assert all(problem.startswith("rules.yaml:") for problem in caught.value.problems)
+
+
+def test_two_rules_of_one_name_are_refused() -> None:
+    twice = DOCUMENT + DOCUMENT[DOCUMENT.index("  - name: brute_force") :]
+    with pytest.raises(DocumentError, match=r"rules\[1\]: 'brute_force' is the name of another rule"):
+        parse(twice)
+
+
+def test_digest_follows_meaning_and_not_layout() -> None:
+    digest = parse(DOCUMENT).digest
+    assert parse(DOCUMENT.replace("60s", "1m") + "# a comment\n").digest == digest
+    assert parse(DOCUMENT.replace("threshold: 10", "threshold: 11")).digest != digest
+
+
+@pytest.mark.parametrize(
+    ("globs", "text", "is_match"),
+    [
+        (("login",), "login", True),
+        (("login",), "login2", False),
+        (("api/*",), "api/v1/items", True),
+        (("api/*",), "xapi/", False),
+        (("*",), "", True),
+        (("a.c",), "abc", False),
+        (("x", "a*c"), "a\nc", True),
+    ],
+)
+def test_globs_match_the_whole_action(globs: tuple[str, ...], text: str, is_match: bool) -> None:
+    assert matches_glob(globs, text) is is_match
+
+
+@pytest.mark.parametrize(
+    "changes", [{"subject": "ip=203.0.113.7"}, {"action": "search"}, {"limit": "per_ip"}, {"policy": "other"}]
+)
+def test_rule_covers_a_fold_only_if_kind_action_policy_and_limit_match(changes: dict[str, str]) -> None:
+    text = DOCUMENT.replace("{ action: login }", "{ action: login, policy: login, limit: per_user }")
+    [rule] = parse(text).rules
+    assert rule.covers(make_fold())
+    assert not rule.covers(make_fold(**changes))
+
+
+def test_banning_by_a_claimed_user_id_is_a_risk_and_shadow_is_none() -> None:
+    assert "forger" in find_risks(parse(DOCUMENT))[0]
+    assert find_risks(parse(DOCUMENT.replace("by: user", "by: user\n    mode: shadow"))) == ()
+    assert find_risks(parse(DOCUMENT.replace("by: user", "by: ip"))) == ()

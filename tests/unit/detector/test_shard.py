@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from config.document import read_document
+from detector.rules import Rules
+from detector.shard import Changes, Shard, Weighing
+from detector.verdict import make_offence
+from topics.events import ClosedEvent, Event, Fold, FoldsEvent, HeartbeatEvent, OutcomeEvent
+
+RULES = read_document(Path("config/rules.yaml"), Rules).model
+T0 = 1_800_000_000_000
+
+
+def make_shard(rows: dict[str, bytes] | None = None, progress: bytes | None = None, *, most: int = 1000) -> Shard:
+    return Shard(0, RULES, rows or {}, progress, most=most)
+
+
+def make_record(
+    n: int, *subjects: str, count: int = 1, at_ms: int = T0, source: str = "s", action: str = "login"
+) -> FoldsEvent:
+    folds = tuple(
+        Fold(subject=subject, action=action, policy="login", limit="per_user", count=count, first_ms=at_ms, last_ms=at_ms)
+        for subject in subjects
+    )
+    return FoldsEvent(source=source, n=n, at_ms=at_ms, folds=folds)
+
+
+def take(shard: Shard, offset: int, record: Event) -> Weighing:
+    weighing = shard.weigh(offset, record)
+    shard.accept(weighing)
+    return weighing
+
+
+def write(rows: dict[str, bytes], changes: Changes, most: int | None = None) -> None:
+    """Write down rows, or the first of them only, as a crash leaves them."""
+    for key, row in list(changes.rows.items())[:most]:
+        if row is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = row
+
+
+def test_weighing_changes_nothing() -> None:
+    shard = make_shard()
+    assert shard.weigh(0, make_record(1, "user=a", count=9)) == shard.weigh(0, make_record(1, "user=a", count=9))
+    assert (len(shard), shard.offset, shard.drain().rows) == (0, -1, {})
+
+
+def test_crossing_names_its_record_and_its_fold() -> None:
+    weighing = take(make_shard(), 5, make_record(1, "user=a", "user=b", count=9))
+    assert weighing.crossings == ()
+    shard = make_shard()
+    take(shard, 0, make_record(1, "user=b", count=9))
+    weighing = take(shard, 4, make_record(2, "user=a", "user=b"))
+    [crossing] = weighing.crossings
+    assert (crossing.subject, crossing.fold) == ("user=b", 1)
+    assert weighing.origin
+    assert (weighing.origin.offset, weighing.origin.n, weighing.origin.source) == (4, 2, "s")
+
+
+def test_folds_that_no_rule_counts_are_not_remembered() -> None:
+    shard = make_shard()
+    take(shard, 0, make_record(1, "ip=203.0.113.7"))
+    take(shard, 1, make_record(2, "user=a", action="search"))
+    assert len(shard) == 0
+
+
+def test_record_that_is_read_again_changes_nothing() -> None:
+    shard = make_shard()
+    take(shard, 0, make_record(1, "user=a", count=9))
+    assert take(shard, 0, make_record(1, "user=a", count=9)).kind == "reread"
+    assert take(shard, 1, make_record(2, "user=a")).crossings
+
+
+def test_record_that_was_written_twice_changes_nothing() -> None:
+    shard = make_shard()
+    take(shard, 0, make_record(1, "user=a", count=9))
+    weighing = take(shard, 1, make_record(1, "user=a", count=9))
+    assert (weighing.kind, weighing.crossings, shard.offset) == ("doubled", (), 1)
+    assert take(shard, 2, make_record(1, "user=a", count=1, source="other")).crossings
+
+
+def test_missing_records_are_counted_once_by_records_and_by_heartbeats() -> None:
+    shard = make_shard()
+    assert take(shard, 0, make_record(3, "user=a")).missing == 0  # what was before the first sight is unknown
+    assert take(shard, 1, make_record(6, "user=a")).missing == 2
+    assert take(shard, 2, HeartbeatEvent(source="s", seq=7, at_ms=T0)).missing == 1
+    assert take(shard, 3, HeartbeatEvent(source="s", seq=7, at_ms=T0)).missing == 0
+    assert take(shard, 4, ClosedEvent(source="s", seq=9, at_ms=T0)).missing == 2
+
+
+def test_record_of_another_topic_is_refused() -> None:
+    with pytest.raises(TypeError, match="no record of topic denials"):
+        make_shard().weigh(0, OutcomeEvent(source="s", action="a", second_ms=0, count=1))
+
+
+def test_drain_gives_each_change_once() -> None:
+    shard = make_shard()
+    take(shard, 0, make_record(1, "user=a"))
+    changes = shard.drain()
+    assert (list(changes.rows), changes.progress is not None, changes.offset) == (["user=a"], True, 0)
+    take(shard, 1, HeartbeatEvent(source="s", seq=1, at_ms=T0))
+    assert shard.drain() == Changes({}, None, 1)
+
+
+def test_subject_is_forgotten_two_windows_after_its_last_denial() -> None:
+    shard = make_shard()
+    take(shard, 0, make_record(1, "user=a", at_ms=T0 - 500_000))  # from a spool: old, but just come
+    take(shard, 1, HeartbeatEvent(source="s", seq=1, at_ms=T0))
+    rows: dict[str, bytes] = {}
+    write(rows, shard.drain())
+    take(shard, 2, make_record(2, "user=a", at_ms=T0 - 500_000))
+    for offset, later_ms in ((3, 119_999), (4, 120_000)):
+        take(shard, offset, HeartbeatEvent(source="s", seq=2, at_ms=T0 + later_ms))
+        for _ in range(3):
+            write(rows, shard.drain())
+        assert len(rows) == len(shard) == (1 if later_ms < 120_000 else 0)
+
+
+def test_memory_is_bounded_and_the_fewest_denials_go_first() -> None:
+    shard = make_shard(most=20)
+    take(shard, 0, make_record(1, "user=abuser", count=9))
+    for number in range(200):
+        take(shard, 1 + number, make_record(2 + number, f"user=u{number}"))
+        assert len(shard) <= 20
+    assert shard.evicted >= 180
+    assert take(shard, 300, make_record(300, "user=abuser")).crossings
+
+
+def test_sources_are_bounded() -> None:
+    shard = make_shard()
+    for number in range(1_500):
+        take(shard, number, make_record(1, "user=a", source=f"s{number}"))
+    progress = shard.drain().progress
+    assert progress is not None
+    assert len(make_shard({}, progress)._marks) == 1_000
+
+
+def test_row_of_an_active_subject_stays_below_300_bytes() -> None:
+    shard = make_shard()
+    subject = "user=somebody.with.a.long.name@example.com"
+    for number in range(9):  # one more would cross, and every bucket holds one
+        take(shard, number, make_record(number + 1, subject, at_ms=T0 + number * 5_001))
+    [row] = [row for row in shard.drain().rows.values() if row]
+    assert sys.getsizeof(row) + sys.getsizeof(subject) < 300
+
+
+def test_topic_that_was_made_anew_is_counted_from_its_start() -> None:
+    shard = make_shard()
+    take(shard, 7, make_record(5, "user=a", count=9))
+    rows: dict[str, bytes] = {}
+    write(rows, shard.drain())
+    shard.forget()
+    take(shard, 0, make_record(1, "user=b", count=9))
+    write(rows, shard.drain())
+    assert list(rows) == ["user=b"]
+
+
+histories = st.lists(
+    st.tuples(
+        st.sampled_from(["user=a", "user=b", "user=c"]),
+        st.integers(1, 7),
+        st.integers(0, 15_000),
+        st.sampled_from(["s", "t"]),
+        st.booleans(),  # written a second time
+        st.sampled_from(["go on", "go on", "flush", "crash in the middle of a flush", "crash"]),
+        st.integers(0, 3),  # rows that reach the changelog before the crash
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=300)
+@given(history=histories)
+def test_crashes_anywhere_neither_lose_nor_double_an_offence(history: list[tuple[str, int, int, str, bool, str, int]]) -> None:
+    log: list[Event] = []
+    numbers: dict[str, int] = {}
+    at_ms = T0
+    for subject, count, later_ms, source, is_doubled, _, _ in history:
+        at_ms += later_ms
+        numbers[source] = numbers.get(source, 0) + 1
+        log += [make_record(numbers[source], subject, count=count, at_ms=at_ms, source=source)] * (1 + is_doubled)
+
+    def offend(shard: Shard, offset: int) -> list[str]:
+        weighing = take(shard, offset, log[offset])
+        return [make_offence(crossing, weighing.origin, RULES).verdict_id for crossing in weighing.crossings if weighing.origin]
+
+    undisturbed = make_shard()
+    expected = [verdict for offset in range(len(log)) for verdict in offend(undisturbed, offset)]
+
+    rows: dict[str, bytes] = {}
+    progress: bytes | None = None
+    committed, offset = 0, 0
+    shard = make_shard()
+    found: list[str] = []
+    plans = [(plan, written) for *_, plan, written in history]
+    while offset < len(log):
+        found += offend(shard, offset)
+        offset += 1
+        plan, written = plans.pop() if plans else ("go on", 0)
+        if plan == "go on":
+            continue
+        if plan != "crash":
+            changes = shard.drain()
+            is_cut = plan != "flush"
+            write(rows, changes, written if is_cut else None)
+            if not is_cut or written >= len(changes.rows):
+                progress = changes.progress or progress
+            committed = committed if is_cut else changes.offset + 1
+        if plan != "flush":
+            shard, offset = make_shard(dict(rows), progress), committed
+    assert list(dict.fromkeys(found)) == expected
