@@ -1,0 +1,94 @@
+"""Servers of ours to measure, started on free loopback ports and ended with the block."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import grpc
+
+from bench.floor import FloorTransport
+from devstack.ports import LOOPBACK, PortChooser
+
+ROOT = Path(__file__).resolve().parent.parent
+POLICIES = Path(__file__).parent / "policies" / "bench.yaml"
+_READY_WITHIN_S = 20.0
+_STOP_WITHIN_S = 20.0
+
+_ports = PortChooser()
+
+
+class ServerFailed(Exception):  # noqa: N818 it says what happened
+    """The server did not get ready; the message ends with what it logged. Nothing of it runs any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A server that answers."""
+
+    address: str
+    pid: int
+
+
+@contextlib.contextmanager
+def run_enforcer(
+    redis_url: str, kafka_bootstrap: str | None, transport: Literal["native", "grpcio"] = "native", *, policies: Path = POLICIES
+) -> Iterator[Serving]:
+    """Run an enforcer while the block runs.
+
+    Args:
+        redis_url: Where its buckets are.
+        kafka_bootstrap: Where its events go; None gives it an address where nobody listens, as while Kafka is away.
+        transport: Who speaks HTTP/2.
+        policies: Its policies.
+
+    Raises:
+        ServerFailed: It did not get ready.
+    """
+    port = _ports.choose()
+    arguments = ["enforcer", "run", "--port", str(port), "--metrics-port", "0", "--drain-ms", "0", "--log-level", "warning"]
+    arguments += ["--redis", redis_url, "--kafka", kafka_bootstrap or f"{LOOPBACK}:{_ports.choose()}"]
+    with _run([*arguments, "--transport", transport, "--policies", str(policies), "--instance", "bench"], port) as serving:
+        yield serving
+
+
+@contextlib.contextmanager
+def run_floor(transport: FloorTransport) -> Iterator[Serving]:
+    """Run the server that decides nothing while the block runs.
+
+    Raises:
+        ServerFailed: It did not get ready.
+    """
+    port = _ports.choose()
+    with _run(["bench.floor", transport, "--port", str(port)], port) as serving:
+        yield serving
+
+
+@contextlib.contextmanager
+def _run(arguments: list[str], port: int) -> Iterator[Serving]:
+    address = f"{LOOPBACK}:{port}"
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(  # noqa: S603 our own modules
+            [sys.executable, "-m", *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+        try:
+            with grpc.insecure_channel(address) as channel:
+                try:
+                    grpc.channel_ready_future(channel).result(timeout=_READY_WITHIN_S)
+                except grpc.FutureTimeoutError as error:
+                    output.seek(0)
+                    raise ServerFailed(f"{arguments[0]} did not get ready:\n{output.read().decode()}") from error
+            yield Serving(address, process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
