@@ -12,8 +12,10 @@ from devstack.process import ServiceState
 from examples.observed import Observed
 from examples.system import SystemAddresses
 
-SHOWN_USERS = 12
 SHOWN_BANS = 6
+OTHER_ROWS = 26
+"""Rows of a terminal that everything but the users takes."""
+FEWEST_USERS = 3
 _COLOURS = {"allow": "green", "deny": "yellow", "ban": "red", "ready": "green", "exited": "red", "starting": "yellow"}
 
 
@@ -32,7 +34,7 @@ def name_commands(addresses: SystemAddresses) -> list[str]:
 
 
 def show_everything(
-    seen: Observed, states: Sequence[ServiceState], addresses: SystemAddresses, *, now_ms: int, up_s: float
+    seen: Observed, states: Sequence[ServiceState], addresses: SystemAddresses, *, now_ms: int, up_s: float, rows: int
 ) -> Group:
     """Lay out the whole view.
 
@@ -42,10 +44,11 @@ def show_everything(
         addresses: Where they are.
         now_ms: For the countdowns; the clock that bans are counted on.
         up_s: Seconds since everything was ready.
+        rows: Height of the terminal.
     """
     return Group(
         _head(seen, up_s),
-        _show_users(seen),
+        _show_users(seen, max(FEWEST_USERS, rows - OTHER_ROWS)),
         _show_bans(seen, now_ms),
         _show_parts(states, addresses),
         Text("to try, in another shell (Ctrl-C here or `make stop` there ends everything):", style="bold"),
@@ -76,13 +79,15 @@ def _head(seen: Observed, up_s: float) -> Text:
     return text
 
 
-def _show_users(seen: Observed) -> Table:
-    table = Table(title=f"users ({len(seen.users):,} seen)", title_justify="left", expand=True)
-    for column, justify in (("user", "left"), ("from", "left"), ("allow", "right"), ("deny", "right"), ("ban", "right")):
-        table.add_column(column, justify="right" if justify == "right" else "left", no_wrap=True)
+def _show_users(seen: Observed, most: int) -> Table:
+    table = _table(f"users ({len(seen.users):,} seen)")
+    table.add_column("user", no_wrap=True)
+    table.add_column("from", no_wrap=True)
+    for outcome in ("allow", "deny", "ban"):
+        table.add_column(outcome, justify="right")
     table.add_column("last", no_wrap=True)
     table.add_column("why refused")
-    for name, user in seen.most_refused(SHOWN_USERS):
+    for name, user in seen.most_refused(most):
         numbers = [f"{user.outcomes[outcome]:,}" for outcome in ("allow", "deny", "ban")]
         last = Text(f"{user.action} {user.outcome}", style=_COLOURS.get(user.outcome, ""))
         table.add_row(Text(name[:40]), Text(", ".join(user.ips)[:40]), *numbers, last, Text(user.why))
@@ -90,7 +95,7 @@ def _show_users(seen: Observed) -> Table:
 
 
 def _show_bans(seen: Observed, now_ms: int) -> Table:
-    table = Table(title="bans in force (from the abuse keys)", title_justify="left", expand=True)
+    table = _table("bans in force (from the abuse keys)")
     for column in ("subject", "ends in", "rule", "actions", "rung", "offences"):
         table.add_column(column)
     for ban in seen.bans[:SHOWN_BANS]:
@@ -113,7 +118,7 @@ def _show_parts(states: Sequence[ServiceState], addresses: SystemAddresses) -> T
         "backend": addresses.backend,
     }
     metrics = dict(addresses.metrics)
-    table = Table(title="parts", title_justify="left", expand=True)
+    table = _table("parts")
     for column in ("part", "state", "ready after", "restarts", "address", "log"):
         table.add_column(column)
     for state in states:
@@ -122,6 +127,13 @@ def _show_parts(states: Sequence[ServiceState], addresses: SystemAddresses) -> T
         address = where.get(state.name) or metrics.get(state.name, "")
         table.add_row(state.name, status, after, str(state.restarts or ""), address, Text(str(state.log), overflow="fold"))
     return table
+
+
+def _table(title: str) -> Table:
+    """A table that spends no row on lines: all of it has to fit a terminal."""
+    return Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=None, expand=True, pad_edge=False
+    )
 
 
 def _count_down(left_ms: int) -> str:

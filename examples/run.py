@@ -133,7 +133,8 @@ async def _show(system: System, seen: Observed, report: StartReport, console: Co
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             now_ms, up_s = time.time_ns() // 1_000_000, time.monotonic() - began
-            live.update(show_everything(seen, system.states(), system.addresses, now_ms=now_ms, up_s=up_s), refresh=True)
+            shown = show_everything(seen, system.states(), system.addresses, now_ms=now_ms, up_s=up_s, rows=console.size.height)
+            live.update(shown, refresh=True)
             await asyncio.sleep(REFRESH_S)
 
 

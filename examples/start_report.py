@@ -26,6 +26,7 @@ class StartReport:
         self._last = ""
         self._told_at = 0.0
         self._quiet = False
+        self._starting: set[str] = set()
 
     def tell_progress(self, progress: Progress) -> None:
         """Take a step; from any thread."""
@@ -42,6 +43,10 @@ class StartReport:
 
     def tell_state(self, state: ServiceState) -> None:
         """Take a new state of a part."""
+        self._starting.discard(state.name)
+        if state.status == "starting":
+            self._starting.add(state.name)
+        self._status.update(f"starting {', '.join(sorted(self._starting))}" if self._starting else "all started")
         if state.status == "ready" and state.ready_after_s is not None:
             again = f" again (restart {state.restarts})" if state.restarts else ""
             self._print(f"{state.name} ready{again} after {state.ready_after_s:.2f} s")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Self
+from typing import Protocol, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic import ValidationError
@@ -13,6 +13,14 @@ from topics.events import RECORDS, Event
 POLL_MS = 200
 
 Positions = Mapping[TopicPartition, int]
+
+
+class Record(Protocol):
+    """What is needed of one of aiokafka's records."""
+
+    @property
+    def value(self) -> bytes | None:
+        """As it stands in the topic; None for a tombstone."""
 
 
 class TopicReader:
@@ -58,7 +66,9 @@ class TopicReader:
     async def read(self) -> list[Event]:
         """Return what has come; after ``POLL_MS`` an empty list."""
         batches = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=2_000)
-        return list(self._decode(batches))
+        events, undecodable = decode_records(batches)
+        self.undecodable += undecodable
+        return events
 
     async def read_to_end(self) -> AsyncIterator[Event]:
         """Yield everything up to the topics' ends as they are now."""
@@ -74,12 +84,14 @@ class TopicReader:
             raise LookupError(f"there is no topic {', '.join(sorted(missing))}: make it with `python -m topics ensure`")
         return dict(await self._consumer.end_offsets(partitions))
 
-    def _decode(self, batches: Mapping[TopicPartition, Sequence[object]]) -> list[Event]:
-        events = []
-        for partition, records in batches.items():
-            for record in records:
-                try:
-                    events.append(RECORDS[partition.topic].validate_json(record.value))  # type: ignore[attr-defined]
-                except ValidationError:
-                    self.undecodable += 1
-        return events
+
+def decode_records(batches: Mapping[TopicPartition, Sequence[Record]]) -> tuple[list[Event], int]:
+    """Decode records by their topics; return the events, and how many records are none of the published ones."""
+    events, undecodable = [], 0
+    for partition, records in batches.items():
+        for record in records:
+            try:
+                events.append(RECORDS[partition.topic].validate_json(record.value or b""))
+            except ValidationError:
+                undecodable += 1
+    return events, undecodable

@@ -35,7 +35,7 @@ def observe() -> Observed:
 
 
 def test_view_shows_users_bans_with_countdown_parts_and_commands() -> None:
-    text = render(show_everything(observe(), STATES, ADDRESSES, now_ms=1_000, up_s=61))
+    text = render(show_everything(observe(), STATES, ADDRESSES, now_ms=1_000, up_s=61, rows=50))
     for part in (
         "up 1:01",
         "[bold]mallory",
@@ -52,8 +52,17 @@ def test_view_shows_users_bans_with_countdown_parts_and_commands() -> None:
 
 
 def test_view_of_nothing_is_a_view_too() -> None:
-    text = render(show_everything(Observed(), (), ADDRESSES, now_ms=0, up_s=0))
+    text = render(show_everything(Observed(), (), ADDRESSES, now_ms=0, up_s=0, rows=24))
     assert "nobody" in text
+
+
+def test_view_of_many_users_fits_the_terminal() -> None:
+    seen = Observed()
+    seen.note(decision(f"user-{number}") for number in range(100))
+    for rows in (32, 50):
+        text = render(show_everything(seen, STATES * 4, ADDRESSES, now_ms=0, up_s=0, rows=rows))
+        assert len(text.splitlines()) <= rows
+        assert "100 seen" in text
 
 
 def test_line_says_rates_outcomes_bans_and_restarts() -> None:
