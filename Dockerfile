@@ -8,7 +8,8 @@ RUN python -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --require-hashes --only-binary :all: --requirement requirements-run.lock
 
 FROM python:3.12-slim
-RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ratchet
+# A new volume takes over the owner of the folder that it is mounted on.
+RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/ratchet --create-home --shell /usr/sbin/nologin ratchet
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /opt/ratchet
 COPY . .

@@ -155,7 +155,22 @@ def test_nothing_runs_as_root_or_may_do_what_only_root_may(services: Services) -
 
 def test_nothing_writes_where_it_is_not_meant_to(services: Services) -> None:
     assert all(one["read_only"] for one in services.values())
-    assert {name for name, one in services.items() if one.get("volumes")} == {"kafka"}
+    assert {name for name, one in services.items() if one.get("volumes")} == {"kafka", "enforcer-1", "enforcer-2"}
+
+
+def test_enforcers_keep_events_on_a_volume_that_their_user_owns(services: Services) -> None:
+    home = re.search(r"useradd .*--uid 10001 .*--home-dir (\S+) --create-home", (ROOT / "Dockerfile").read_text())
+    assert home is not None
+    for name in ("enforcer-1", "enforcer-2"):
+        assert [volume["target"] for volume in services[name]["volumes"]] == [home[1]]
+        assert services[name]["environment"]["RATCHET_SPOOL"].startswith(f"{home[1]}/")
+    # The folder of each bears its name: two of one name would fight for it.
+    assert len({services[name]["environment"]["RATCHET_INSTANCE"] for name in ("enforcer-1", "enforcer-2")}) == 2
+
+
+def test_enforcers_wait_for_redis_as_long_as_those_of_make_run(services: Services) -> None:
+    for name in ("enforcer-1", "enforcer-2"):
+        assert f"--redis-timeout-ms={system.REDIS_TIMEOUT_MS}" in services[name]["command"]
 
 
 def test_memory_and_logs_are_bounded(services: Services) -> None:
@@ -240,7 +255,7 @@ def test_our_command_lines_are_understood(services: Services, name: str) -> None
         command = commands[arguments.pop(0)]
     mounted = {one["target"] for one in services[name].get("configs", [])}
     parsed = command.make_context(name, arguments).params
-    assert {str(value) for value in parsed.values() if isinstance(value, Path)} == mounted
+    assert {str(parsed[option]) for option in ("policies", "rules") if option in parsed} == mounted
     assert parsed.get("host", "0.0.0.0") == "0.0.0.0"
 
 
