@@ -91,7 +91,7 @@ def test_envoy_itself_finds_the_shared_file_valid() -> None:
 
 async def test_calls_are_shared_and_a_dead_enforcer_is_left_out_without_a_lost_call(enforcers: Enforcers) -> None:
     assert {await enforcers.call() for _ in range(200)} == {grpc.StatusCode.OK}
-    assert min(enforcers.calls[port] for port in enforcers.ports) > 50
+    assert min(enforcers.calls[port] for port in enforcers.ports) > 20
     first, second = enforcers.ports
     await enforcers.servers.pop(first).stop(None)
     enforcers.calls.clear()

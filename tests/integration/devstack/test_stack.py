@@ -24,7 +24,11 @@ async def make_topic(bootstrap: str, name: str, *, replicas: int = 1) -> None:
     await admin.start()
     try:
         await admin.create_topics([NewTopic(name, num_partitions=1, replication_factor=replicas)])
-        assert name in await admin.list_topics()
+
+        async def is_known() -> bool:
+            return name in await admin.list_topics()
+
+        await until(is_known, f"{name} was not made")  # each broker learns of it in its own time
     finally:
         await admin.close()
 
