@@ -260,9 +260,11 @@ class Emitter:
         await _gather([send(partition, records) for partition, records in self._folds.unsent().items()])
 
     async def _send_spool(self, spool: Spool) -> None:
-        while not spool.is_empty:
-            segment = spool.oldest
-            async with self._disk:
+        while True:
+            async with self._disk:  # what is on its way to the disk stands before what is in memory: wait for it
+                if spool.is_empty:
+                    return
+                segment = spool.oldest
                 try:
                     events = await asyncio.to_thread(spool.read, segment)
                 except (SpoolCorrupt, OSError) as error:
@@ -270,9 +272,15 @@ class Emitter:
                     events = error.readable if isinstance(error, SpoolCorrupt) else []
                     log.error("spool_corrupt", error=str(error), folder=str(spool.folder))  # noqa: TRY400 no traceback helps
                     self._announce("spool_corrupt", lost)
-            await self._send_decisions(events)
+            refused: EmissionFailed | None = None
+            try:
+                await self._send_decisions(events)
+            except EmissionFailed as error:
+                refused = error  # announced, so never sent again: part of the segment may have arrived
             async with self._disk:
                 await asyncio.to_thread(spool.discard, segment)
+            if refused is not None:
+                raise refused
 
     async def _adopt(self) -> None:
         """Send what processes of this name left behind when they ended without Kafka."""
@@ -294,6 +302,8 @@ class Emitter:
     async def _spool_some(self, spool: Spool) -> None:
         async with self._disk:
             count = min(LARGEST_SEGMENT_RECORDS, len(self._buffer))
+            if not count:
+                return  # sent while this waited for its turn
             events = _encode_events([self._buffer.popleft() for _ in range(count)])
             try:
                 lost = await asyncio.to_thread(spool.append, events)

@@ -50,7 +50,8 @@ class EnforcerProcess:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "enforcer", "run", "--port", "0", "--metrics-port", "0"),
-                *("--redis", redis, "--kafka", kafka, "--policies", str(policies), *options),
+                *("--redis", redis, "--kafka", kafka, "--policies", str(policies)),
+                *("--spool", str(policies.parent / "spool"), *options),
             ],
             stderr=subprocess.PIPE,
             text=True,

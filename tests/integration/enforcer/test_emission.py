@@ -24,8 +24,9 @@ from topics.specs import DECISIONS, DENIALS
 IP = {"ip": "198.51.100.77"}
 
 
-def run_to_the_end(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "enforcer", *arguments], capture_output=True, text=True, check=False, timeout=60)
+def run_to_the_end(folder: Path, *options: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "enforcer", "run", "--spool", str(folder / "spool"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     return done.returncode, done.stderr
 
 
@@ -121,24 +122,24 @@ def test_an_ips_fold_tells_who_was_refused_behind_it(redis_url: str, kafka_boots
 
 
 @pytest.mark.parametrize("transport", ["native", "grpcio"])
-def test_port_that_is_taken_is_told_and_exits_with_3(transport: str) -> None:
+def test_port_that_is_taken_is_told_and_exits_with_3(transport: str, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
         nowhere = ("--redis", f"redis://{NOWHERE}/0", "--kafka", NOWHERE)
-        code, message = run_to_the_end("run", "--port", port, "--metrics-port", "0", "--transport", transport, *nowhere)
+        code, message = run_to_the_end(tmp_path, "--port", port, "--metrics-port", "0", "--transport", transport, *nowhere)
         assert code == 3
         assert f"cannot listen on 127.0.0.1:{port}: another process holds it, or it is no address of this host" in message
 
 
-def test_metrics_port_that_is_taken_is_told_and_exits_with_3() -> None:
+def test_metrics_port_that_is_taken_is_told_and_exits_with_3(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
         nowhere = ("--redis", f"redis://{NOWHERE}/0", "--kafka", NOWHERE)
-        code, message = run_to_the_end("run", "--port", "0", "--metrics-port", port, *nowhere)
+        code, message = run_to_the_end(tmp_path, "--port", "0", "--metrics-port", port, *nowhere)
         assert code == 3
         assert f"cannot listen on 127.0.0.1:{port} for metrics" in message
 
@@ -146,7 +147,7 @@ def test_metrics_port_that_is_taken_is_told_and_exits_with_3() -> None:
 def test_bad_policies_exit_with_2_and_a_line_for_each_problem(tmp_path: Path) -> None:
     file = tmp_path / "policies.yaml"
     file.write_text("version: 2\nsubjects: [user]\npolicies: []\n")
-    code, message = run_to_the_end("run", "--port", "0", "--policies", str(file))
+    code, message = run_to_the_end(tmp_path, "--port", "0", "--policies", str(file))
     assert code == 2
     assert message.splitlines() == [
         f"{file}:1: version: input should be 1, not 2",

@@ -61,4 +61,3 @@ def make_plan(
     policies: Policies | None = None,
 ) -> Plan:
     return Planner(policies or POLICIES_IN_FORCE).plan(make_check(user, action, cost, attributes, suppressed))
-

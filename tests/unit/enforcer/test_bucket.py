@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.bucket import LARGEST_EXACT, UNLOWERED, Bucket, Status, Taken, Terms, TermsOutOfRange, measure_wait_us, refill, take
+from enforcer.bucket import (
+    LARGEST_EXACT,
+    UNLOWERED,
+    Bucket,
+    Status,
+    Taken,
+    Terms,
+    TermsOutOfRange,
+    measure_wait_us,
+    refill,
+    take,
+)
 
 SECOND_US = 1_000_000
 MINUTE_US = 60 * SECOND_US
@@ -33,7 +44,9 @@ def step(bucket: Bucket | None, now_us: int, *, cost: int = 1, factor: int = UNL
         pytest.param([(0, 5), (3600, 0)], [0, 5], id="never above the capacity"),
         pytest.param([(0, 0), (0, 5)], [5, 0], id="cost 0 reads"),
         pytest.param([(0, 4), (0, 2), (0, 1)], [1, None, 0], id="a cost above what is left leaves it"),
-        pytest.param([(0, 5), (-3600, 1), (3600, 1), (12, 1)], [0, None, None, 0], id="a step back freezes until it is made up"),
+        pytest.param(
+            [(0, 5), (-3600, 1), (3600, 1), (12, 1)], [0, None, None, 0], id="a step back freezes until it is made up"
+        ),
         pytest.param([(0, 5), (6, 1), (-3, 1), (9, 1)], [0, None, None, 0], id="a refusal does not move the time"),
     ],
 )

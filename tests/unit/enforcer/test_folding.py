@@ -78,12 +78,28 @@ def test_suppressed_denials_are_counted_with_the_refusal() -> None:
 
 def test_fold_spans_first_and_last_refusal_whatever_their_order() -> None:
     folder = Folder()
-    for at_ms in (2000, 1000, 3000):
+    for at_ms in (1200, 1000, 1900):
         folder.add(make_plan(), deny(0b1, at_ms))
     assert len(folder) == 1
     (each,) = folder.take()
-    assert (each.action, each.policy, each.first_ms, each.last_ms, each.count) == ("login", "login", 1000, 3000, 3)
+    assert (each.action, each.policy, each.first_ms, each.last_ms, each.count) == ("login", "login", 1000, 1900, 3)
     assert (len(folder), folder.take()) == (0, [])
+
+
+def test_fold_never_spans_two_seconds() -> None:
+    folder = Folder()
+    for at_ms in (1000, 1999, 2000):
+        folder.add(make_plan(), deny(0b1, at_ms))
+    assert [(each.first_ms, each.last_ms, each.count) for each in folder.take()] == [(1000, 1999, 2), (2000, 2000, 1)]
+
+
+def test_open_folds_are_bounded_and_what_is_not_counted_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "MOST_OPEN", 3)
+    folder = Folder()
+    for user in ("a", "b", "c", "d", "a"):
+        folder.add(make_plan(user, suppressed=1), deny(0b1))
+    assert folder.uncounted == 2
+    assert [(each.subject, each.count) for each in folder.take()] == [("user=a", 4), ("user=b", 2), ("user=c", 2)]
 
 
 def test_admissions_since_the_last_fold_are_told_of_those_who_were_refused() -> None:
