@@ -88,6 +88,7 @@ class Detector:
         self._shards: dict[int, Shard] = {}
         self._waiting: set[int] = set()
         self._is_flushing = asyncio.Lock()
+        self._is_torn = False
         self.handled = 0
         """Records handled since the start; what the watch on progress compares."""
         self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -111,6 +112,8 @@ class Detector:
             # Nothing may wait for acks that never come.
             stream_wait_empty=False,
             producer_compression_type="lz4",
+            # Kafka may be away for so long before a flush gives up, and the process with it.
+            producer_request_timeout=60.0,
         )
         self._topic = self.app.topic(
             DENIALS.name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", acks=False
@@ -140,6 +143,12 @@ class Detector:
         return frozenset(tp.partition for tp in self.app.consumer.assignment() if tp.topic == DENIALS.name)
 
     @property
+    def is_reading(self) -> bool:
+        """Whether partitions are assigned and their state is recovered. A standby, without partitions, counts as reading."""
+        tables: Any = self.app.tables
+        return bool(tables.actives_ready) and not self.app.rebalancing
+
+    @property
     def is_waiting(self) -> bool:
         """Whether a partition is waiting for Redis or Kafka."""
         return bool(self._waiting)
@@ -157,10 +166,18 @@ class Detector:
         return sum(map(len, self._shards.values()))
 
     async def flush(self) -> None:
-        """Write down what changed, and commit what is written. One at a time; an error leaves the offsets where they were."""
+        """Write down what changed, and commit what is written. One at a time.
+
+        Cut short, by an error or a cancel, it has drained rows that are written nowhere. Nothing is flushed after that, so no
+        offset can pass them: end the process, its successor reads the records again.
+        """
         async with self._is_flushing:
+            if self._is_torn:
+                return
+            self._is_torn = True
             with self._metrics.flush_seconds.time():
                 await self._flush()
+            self._is_torn = False
 
     async def _flush(self) -> None:
         # Draining all shards before the first await makes this one moment in time.

@@ -6,10 +6,13 @@ import asyncio
 import signal
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
+from aiokafka.errors import KafkaError
+from faust.exceptions import FaustError
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -26,10 +29,12 @@ from topics.specs import DENIALS, SPECS
 
 log = structlog.get_logger("detector")
 
+T = TypeVar("T")
+
 STALLED_AFTER_S = 60.0
 """Without progress, while there is something to read and nobody to wait for."""
 ANSWER_WITHIN_S = 5.0
-STOP_WITHIN_S = 5.0
+STOP_WITHIN_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,9 @@ async def run(settings: Settings, rules: Rules) -> int:
             )
             return await _watch(detector, metrics, stop, troubles)
         finally:
-            await publisher.stop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP_WITHIN_S):
+                    await publisher.stop()
             await client.aclose()
 
 
@@ -115,7 +122,18 @@ async def _prepare(settings: Settings) -> int:
             return partitions
 
 
-async def _until_stopped(work: Coroutine[Any, Any, int], stop: asyncio.Event) -> int | None:
+async def _flush_after_pause(detector: Detector) -> str:
+    """Give the reason when it failed."""
+    await asyncio.sleep(FLUSH_EVERY_S)
+    try:
+        await detector.flush()
+    except (KafkaError, FaustError, OSError, TimeoutError) as error:
+        return f"state could not be written: {type(error).__name__}: {error}"
+    return ""
+
+
+async def _until_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """Do some work, or drop it when the process is to end: then there is no result."""
     task = asyncio.create_task(work)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -133,13 +151,11 @@ async def _watch(detector: Detector, metrics: Metrics, stop: asyncio.Event, trou
     reason = ""
     last_handled, moved_at = 0, time.monotonic()
     is_ready = False
-    while not stop.is_set() and not reason:
-        try:
-            async with asyncio.timeout(FLUSH_EVERY_S):
-                await stop.wait()
-        except TimeoutError:
-            pass
-        await detector.flush()
+    while not reason:
+        # Kafka may be away in the middle of a flush: that must not keep a signal waiting.
+        failure = await _until_stopped(_flush_after_pause(detector), stop)
+        if failure is None:
+            break
         lag = detector.measure_lag()
         metrics.lag.set(lag)
         metrics.subjects.set(detector.count_subjects())
@@ -151,7 +167,9 @@ async def _watch(detector: Detector, metrics: Metrics, stop: asyncio.Event, trou
         if not troubles[0] and not is_ready:
             is_ready = True
             log.info("detector_ready", partitions=sorted(detector.partitions))
-        if detector.failure.done():
+        if failure:
+            reason = failure
+        elif detector.failure.done():
             reason = detector.failure.result()
         elif detector.app.crashed or detector.app.should_stop:
             reason = f"the app ended: {detector.app.crash_reason!r}"
@@ -173,7 +191,4 @@ async def _watch(detector: Detector, metrics: Metrics, stop: asyncio.Event, trou
 def _find_trouble(detector: Detector) -> str:
     if detector.is_waiting:
         return "waiting for Redis or Kafka"
-    if detector.app.rebalancing or not detector.app.consumer.started:
-        return "joining the group"
-    # A detector without partitions is a standby, and as ready as it can be.
-    return ""
+    return "" if detector.is_reading else "joining the group"

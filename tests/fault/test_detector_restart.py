@@ -152,3 +152,26 @@ async def test_stopped_and_started_it_goes_on_where_it_was(
         await assert_undisturbed(detector, enforcer, client, [user, other])
         offences = [line for line in detector.lines() if line.get("subject") in {user, other}]
         assert [line["is_repeat"] for line in offences] == [False, False]
+
+
+@pytest.mark.timeout(180)
+async def test_partitions_that_move_in_mid_stream_lose_and_double_nothing(
+    detector: DetectorProcess, enforcer: Enforcer, redis_url: str, tmp_path: Path
+) -> None:
+    users = [f"user=victim-{uuid.uuid4().hex[:8]}" for _ in range(20)]
+    second = DetectorProcess(detector.kafka, redis_url, tmp_path / "second.log", instance="detector-2")
+    async with Redis.from_url(redis_url, decode_responses=True) as client:
+        attacking = asyncio.create_task(attack(enforcer, users, records=800, pause_s=0.4))
+        try:
+            second.start()
+            await second.wait_ready()
+
+            async def has_moved() -> bool:
+                return any(line["event"] == "partition_taken" for line in second.lines())
+
+            await poll(has_moved, "a partition of the second detector")
+            assert await detector.end(signal.SIGTERM) == 0
+            await attacking
+            await assert_undisturbed(second, enforcer, client, users)
+        finally:
+            second.kill()
