@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from enforcer.bucket import UNLOWERED, Status, measure_wait_us, scale
+from enforcer.bucket import LARGEST_EXACT, UNLOWERED, Status, measure_wait_us, scale
 from enforcer.plan import Plan
 from enforcer.policy import Limit
 
@@ -155,5 +155,6 @@ def _read_limit(position: int, limit: Limit, level: int, reading: Reading, cost:
         full = min(full, max(scale(full, factor), cost * period))
     is_refused = bool(reading.refused >> position & 1)
     wait_ms = -(-measure_wait_us(level, terms, factor, cost * period, now_us) // 1000) if is_refused else 0
+    wait_ms = min(wait_ms, LARGEST_EXACT)  # a cost above the capacity of a shadow limit could be waited for without end
     reset_ms = -(-measure_wait_us(level, terms, factor, full, now_us) // 1000)
     return LimitStatus(position, limit, full // period, level // period, wait_ms, reset_ms, is_refused)

@@ -43,6 +43,7 @@ class Template:
     positions: tuple[tuple[int, ...], ...]
     """For each descriptor, the positions of the limits that apply to it."""
     smallest_capacity: int
+    """Of the limits that are enforced: no check of a higher cost could ever pass."""
     buckets: tuple[KeyForm, ...]
     """The bucket key of each limit."""
 
@@ -101,7 +102,7 @@ def compile_template(policies: Policies, action: str, descriptors: Sequence[Desc
         tuple(kinds[slot] for slot in sorted(kinds)),
         tuple(limits),
         tuple(positions),
-        min((limit.terms.capacity for limit in limits), default=2**63),
+        min((limit.terms.capacity for limit in limits if not limit.is_shadow), default=2**63),
         tuple(buckets),
     )
 
@@ -144,7 +145,8 @@ class Planner:
                     subjects.append(name_attribute(kind, value))
         template = self.find(check.action, (descriptor,))
         if check.cost > template.smallest_capacity:
-            limit = min(template.limits, key=lambda limit: limit.terms.capacity)
+            enforced = [limit for limit in template.limits if not limit.is_shadow]
+            limit = min(enforced, key=lambda limit: limit.terms.capacity)
             raise InvalidCheck(f"cost is {check.cost}; limit {limit.label} holds at most {limit.terms.capacity} tokens")
         return build_plan(check, template, subjects)
 

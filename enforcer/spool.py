@@ -227,7 +227,8 @@ def _read(path: Path) -> list[Spooled]:
         key = content[start + 2 : start + 2 + key_bytes]
         records.append(Spooled(seq, key, content[end - value_bytes : end], bool(is_allow)))
         position = end
-    if position != len(content):
-        read = {record.seq for record in records}
-        raise SpoolCorrupt(records, [seq for seq in seqs if seq not in read])
+    read = {record.seq for record in records}
+    lost = [seq for seq in seqs if seq not in read]
+    if lost or position != len(content):
+        raise SpoolCorrupt(records, lost)
     return records

@@ -1,154 +1,143 @@
+"""Refusals that are still certain are answered from memory, and no others."""
+
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.bucket import Status
+from enforcer import refusals as module
+from enforcer.bucket import UNLOWERED, Status, take
 from enforcer.decision import Ban, Reading, decide
-from enforcer.refusals import LONGEST_S, MOST_ENTRIES, Refusals
+from enforcer.refusals import Refusals
 from tests.unit.enforcer.builders import make_plan
 
 NOW_US = 1_700_000_000_000_000
-PLAN = make_plan("alice", "login", attributes={"ip": "203.0.113.7"})
-BY_USER = 0b10
-FULL_IP = PLAN.limits[0].terms.capacity_units
-USER_TERMS = PLAN.limits[1].terms
+TOKEN = 60_000_000
+SENT_S = 128.0
 
 
-def refuse(level: int = 0, sent_s: float = 10.0, factor: int = 1000, status: Status = Status.LIMIT) -> Reading:
-    return Reading(NOW_US, status, factor, BY_USER, BY_USER, (FULL_IP, level), sent_s=sent_s)
+def refuse(level: int = 0, *, refused: int = 0b1, factor: int = UNLOWERED, status: Status = Status.LIMIT) -> Reading:
+    return Reading(NOW_US, status, factor, refused, refused, (level,), sent_s=SENT_S)
 
 
-def ban(scope: tuple[str, ...] = ("login",), for_ms: int = 60_000) -> Reading:
-    found = Ban(NOW_US // 1000 + for_ms, 1, "brute_force", "v1", "user=alice", scope)
-    return Reading(NOW_US, Status.BAN, ban=found, sent_s=10.0)
+def make_ban(until_ms: int, scope: tuple[str, ...] = ("login",)) -> Reading:
+    return Reading(NOW_US, Status.BAN, ban=Ban(until_ms, 1, "r", "v1", "user=alice", scope), sent_s=SENT_S)
 
 
-def test_nothing_is_known_at_first() -> None:
-    assert Refusals().find(PLAN, 10.0) is None
+def test_refusal_is_remembered_for_its_retry_after() -> None:
+    refusals, plan = Refusals(), make_plan()
+    refusals.remember(plan, refuse(TOKEN - 5 * 500_000))  # half a second is missing
+    reading = refusals.find(plan, SENT_S + 0.4375)
+    assert reading is not None
+    assert (reading.status, reading.refused, reading.refused_at_1, reading.is_cached) == (Status.LIMIT, 1, 1, True)
+    assert decide(plan, reading).retry_after_ms == 63
+    assert refusals.find(plan, SENT_S + 0.5) is None
+    assert refusals.hits == 1
 
 
-def test_a_refusal_is_repeated_with_what_is_left_to_wait() -> None:
+def test_refusal_is_remembered_for_a_second_at_most() -> None:
+    refusals, plan = Refusals(), make_plan()
+    refusals.remember(plan, refuse(0))
+    assert refusals.find(plan, SENT_S + 0.999) is not None
+    assert refusals.find(plan, SENT_S + 1.0) is None
+
+
+def test_smaller_cost_than_was_refused_asks_redis() -> None:
     refusals = Refusals()
-    refusals.remember(PLAN, refuse())
-    again = refusals.find(PLAN, 10.5)
-    assert again is not None
-    decision = decide(PLAN, again)
-    assert (decision.outcome, decision.reason, decision.is_cached) == ("deny", "limit", True)
-    assert decision.retry_after_ms == 11_500
-    assert [status.limit.name for status in decision.limits] == ["per_user"]
+    refusals.remember(make_plan(cost=3), refuse(0))
+    assert refusals.find(make_plan(cost=2), SENT_S) is None
+    assert refusals.find(make_plan(cost=4), SENT_S) is not None
+    assert refusals.find(make_plan(cost=0), SENT_S) is None
+    refusals.remember(make_plan(cost=2), refuse(0))
+    assert refusals.find(make_plan(cost=2), SENT_S) is not None
 
 
-def test_a_refusal_is_forgotten_after_a_second() -> None:
+@given(
+    spent=st.integers(0, 5), first=st.integers(1, 5), cost=st.integers(1, 5), later_us=st.integers(0, 2_000_000)
+)
+def test_no_check_is_refused_from_memory_that_redis_would_allow(spent: int, first: int, cost: int, later_us: int) -> None:
+    plan, asked = make_plan(cost=first), make_plan(cost=cost)
+    terms = [plan.limits[0].terms]
+    buckets, _ = take([None], terms, [False], spent, UNLOWERED, NOW_US - 11_500_000)
+    _, taken = take(buckets, terms, [False], first, UNLOWERED, NOW_US)
     refusals = Refusals()
-    refusals.remember(PLAN, refuse())
-    assert refusals.find(PLAN, 10.0 + LONGEST_S) is None
+    if taken.status == Status.ALLOW:
+        return
+    refusals.remember(plan, Reading(NOW_US, taken.status, UNLOWERED, taken.refused, taken.refused_at_1, taken.levels, sent_s=SENT_S))
+    # The call was sent before Redis read its clock, so Redis is never behind what is counted from here.
+    if refusals.find(asked, SENT_S + later_us / 1e6) is not None:
+        assert take(buckets, terms, [False], cost, UNLOWERED, NOW_US + later_us)[1].status == Status.LIMIT
 
 
-def test_a_refusal_ends_with_its_retry_after_counted_from_before_the_call() -> None:
+@pytest.mark.parametrize(
+    "reading",
+    [
+        pytest.param(refuse(status=Status.THROTTLED), id="throttled"),
+        pytest.param(refuse(factor=999), id="under a factor"),
+        pytest.param(Reading(NOW_US, Status.ALLOW, levels=(0,), sent_s=SENT_S), id="allowed"),
+    ],
+)
+def test_what_is_not_certain_is_not_remembered(reading: Reading) -> None:
     refusals = Refusals()
-    nearly = USER_TERMS.period_ticks - USER_TERMS.refill * 100_000  # 0.1 s short of a token
-    refusals.remember(PLAN, refuse(nearly))
-    assert refusals.find(PLAN, 10.0999) is not None
-    assert refusals.find(PLAN, 10.1) is None
+    refusals.remember(make_plan(), reading)
+    assert refusals.find(make_plan(), SENT_S) is None
 
 
-def test_a_smaller_cost_than_the_refused_one_is_asked_anew() -> None:
+def test_shadow_limit_is_not_remembered() -> None:
+    refusals, plan = Refusals(), make_plan(action="shared")
+    refusals.remember(plan, Reading(NOW_US, Status.LIMIT, UNLOWERED, 0b10, 0b10, (5, 0), sent_s=SENT_S))
+    assert refusals.find(plan, SENT_S) is None
+
+
+def test_limit_of_others_is_unknown_and_has_no_status() -> None:
+    refusals, plan = Refusals(), make_plan(attributes={"ip": "203.0.113.7"})
+    refusals.remember(plan, Reading(NOW_US, Status.LIMIT, UNLOWERED, 0b10, 0b10, (7, 0), sent_s=SENT_S))
+    reading = refusals.find(make_plan(), SENT_S)
+    assert reading is not None, "the same user's bucket, asked for without an address"
+    reading = refusals.find(plan, SENT_S)
+    assert reading is not None
+    assert [status.limit.name for status in decide(plan, reading).limits] == ["per_user"]
+    assert refusals.find(make_plan("bob", attributes={"ip": "203.0.113.7"}), SENT_S) is None
+
+
+def test_ban_is_remembered_for_a_second_or_until_its_end_within_its_scope() -> None:
     refusals = Refusals()
-    three = make_plan("alice", "login", cost=3, attributes={"ip": "203.0.113.7"})
-    refusals.remember(three, refuse())
-    assert refusals.find(three, 10.1) is not None
-    assert refusals.find(PLAN, 10.1) is None
+    refusals.remember(make_plan(), make_ban(NOW_US // 1000 + 60_000))
+    reading = refusals.find(make_plan(), SENT_S + 0.5)
+    assert reading is not None
+    assert (reading.status, reading.now_us) == (Status.BAN, NOW_US + 500_000)
+    assert refusals.find(make_plan(action="other"), SENT_S) is None
+    assert refusals.find(make_plan(), SENT_S + 1.0) is None
+    refusals.remember(make_plan(), make_ban(NOW_US // 1000 + 300))
+    assert refusals.find(make_plan(), SENT_S + 0.299) is not None
+    assert refusals.find(make_plan(), SENT_S + 0.3) is None
 
 
-def test_a_larger_refused_cost_does_not_hide_a_smaller_one() -> None:
+def test_change_that_is_published_ends_what_was_known_of_the_subject() -> None:
     refusals = Refusals()
-    refusals.remember(PLAN, refuse())
-    refusals.remember(make_plan("alice", "login", cost=3, attributes={"ip": "203.0.113.7"}), refuse(sent_s=10.1))
-    assert refusals.find(PLAN, 10.5) is not None
-
-
-def test_a_peek_is_never_answered_from_memory() -> None:
-    refusals = Refusals()
-    refusals.remember(PLAN, refuse())
-    assert refusals.find(make_plan("alice", "login", cost=0, attributes={"ip": "203.0.113.7"}), 10.1) is None
-
-
-def test_another_subject_is_not_refused() -> None:
-    refusals = Refusals()
-    refusals.remember(PLAN, refuse())
-    assert refusals.find(make_plan("bob", "login", attributes={"ip": "203.0.113.7"}), 10.1) is None
-
-
-def test_a_limit_that_refused_one_user_refuses_all_who_share_its_bucket() -> None:
-    refusals = Refusals()
-    refusals.remember(PLAN, Reading(NOW_US, Status.LIMIT, 1000, 0b01, 0b01, (0, FULL_IP), sent_s=10.0))
-    assert refusals.find(make_plan("bob", "login", attributes={"ip": "203.0.113.7"}), 10.1) is not None
-    assert refusals.find(make_plan("bob", "login"), 10.1) is None
-
-
-def test_a_throttled_refusal_is_not_kept() -> None:
-    refusals = Refusals()
-    refusals.remember(PLAN, refuse(factor=500))
-    refusals.remember(PLAN, refuse(status=Status.THROTTLED))
-    assert refusals.find(PLAN, 10.1) is None
-
-
-def test_a_change_of_the_subject_drops_what_was_known() -> None:
-    refusals = Refusals()
-    refusals.remember(PLAN, refuse())
-    refusals.remember(PLAN, ban(("search",)))
-    refusals.forget("user=alice", 10.2)
-    assert refusals.find(PLAN, 10.3) is None
-    assert refusals.find(make_plan("alice", "search"), 10.3) is None
-
-
-def test_what_is_learnt_after_a_change_is_kept() -> None:
-    refusals = Refusals()
-    refusals.forget("user=alice", 10.2)
-    refusals.remember(PLAN, refuse(sent_s=10.3))
-    assert refusals.find(PLAN, 10.4) is not None
-
-
-def test_a_call_that_was_under_way_during_a_change_is_not_trusted() -> None:
-    refusals = Refusals()
-    refusals.forget("user=alice", 10.2)
-    refusals.remember(PLAN, refuse(sent_s=10.1))
-    assert refusals.find(PLAN, 10.4) is None
-
-
-def test_a_ban_is_repeated_within_its_scope_until_its_end() -> None:
-    refusals = Refusals()
-    refusals.remember(PLAN, ban(for_ms=500))
-    again = refusals.find(PLAN, 10.4)
-    assert again is not None
-    assert again.ban is not None
-    assert decide(PLAN, again).retry_after_ms == 100
-    assert refusals.find(make_plan("alice", "search"), 10.4) is None
-    assert refusals.find(PLAN, 10.5) is None
-
-
-def test_clear_forgets_everything() -> None:
-    refusals = Refusals()
-    refusals.remember(PLAN, refuse())
-    refusals.remember(PLAN, ban())
+    refusals.remember(make_plan(), refuse(0))
+    refusals.remember(make_plan("bob"), refuse(0))
+    refusals.remember(make_plan(), make_ban(NOW_US // 1000 + 60_000))
+    refusals.forget("user=alice", SENT_S + 0.1)
+    assert refusals.find(make_plan(), SENT_S + 0.2) is None
+    assert refusals.find(make_plan("bob"), SENT_S + 0.2) is not None
     refusals.clear()
-    assert refusals.find(PLAN, 10.1) is None
+    assert refusals.find(make_plan("bob"), SENT_S + 0.2) is None
 
 
-def test_memory_is_bounded_by_the_number_of_entries() -> None:
+def test_change_of_before_the_call_does_not_end_what_the_call_saw() -> None:
     refusals = Refusals()
-    for i in range(MOST_ENTRIES + 10):
-        refusals.remember(make_plan(f"u{i}", "login"), Reading(NOW_US, Status.LIMIT, 1000, 1, 1, (0,), sent_s=10.0))
-    assert refusals.find(make_plan("u0", "login"), 10.1) is None
-    assert refusals.find(make_plan(f"u{MOST_ENTRIES + 9}", "login"), 10.1) is not None
+    refusals.forget("user=alice", SENT_S - 0.1)
+    refusals.remember(make_plan(), refuse(0))
+    assert refusals.find(make_plan(), SENT_S) is not None
 
 
-@given(level=st.integers(0, USER_TERMS.period_ticks - 1), after_s=st.floats(0, 2))
-def test_a_remembered_refusal_never_outlives_the_bucket_that_it_speaks_of(level: int, after_s: float) -> None:
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_ENTRIES", 5)
     refusals = Refusals()
-    refusals.remember(PLAN, refuse(level))
-    again = refusals.find(PLAN, 10.0 + after_s)
-    if again is not None:
-        assert level + int(after_s * 1e6) * USER_TERMS.refill < USER_TERMS.period_ticks
-        assert again.levels[1] < USER_TERMS.period_ticks
+    for number in range(20):
+        refusals.remember(make_plan(f"user-{number}"), refuse(0))
+        refusals.forget(f"user=other-{number}", SENT_S)
+    found = [number for number in range(20) if refusals.find(make_plan(f"user-{number}"), SENT_S) is not None]
+    assert found == [15, 16, 17, 18, 19]
