@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from aiokafka.errors import KafkaError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
@@ -21,7 +22,7 @@ from rich.live import Live
 
 from devstack.errors import DevstackError
 from devstack.state import StateFolder
-from examples.enforcer_client import EnforcerClient
+from examples.enforcer_client import EnforcerAwayError, EnforcerClient
 from examples.live_view import name_commands, show_everything, show_line
 from examples.observed import Observed
 from examples.running import end_running, find_running, recorded
@@ -68,6 +69,8 @@ async def run(folder: Path, console: Console) -> None:
             f"start {took_s - system.downloads_s:.1f} s",
             highlight=False,
         )
+        for name, (usual, port) in system.moved().items():
+            console.print(f"port {usual} was taken, so {name} is on {port}", highlight=False)
         async with observe(system.addresses) as seen:
             await _show(system, seen, report, console)
     finally:
@@ -146,7 +149,7 @@ async def _until_signalled(folder: Path) -> int:
         await task
     except asyncio.CancelledError:
         return 0
-    except DevstackError as error:
+    except (DevstackError, EnforcerAwayError, KafkaError, LookupError) as error:
         _CONSOLE.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     return 1
 

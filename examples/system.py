@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -140,6 +140,22 @@ class System:
             metrics=tuple((name, f"http://{LOOPBACK}:{port}/metrics") for name, port in zip(names, self._metrics, strict=True)),
         )
 
+    @property
+    def _logs(self) -> Path:
+        return self._stack.states()[0].log.parent
+
+    def moved(self) -> dict[str, tuple[int, int]]:
+        """Return by part the usual port that was taken and the one in its place, where usual ports were asked for."""
+        if not self._spec.default_ports:
+            return {}
+        ports = self._stack.addresses.ports()
+        moved = {name: (usual, ports[name]) for name, usual in self._stack.addresses.moved().items()}
+        names = ("enforcer-1", "enforcer-2", "backend", "enforcer-1 metrics", "enforcer-2 metrics", "detector metrics")
+        usual_ports = (*ENFORCER_PORTS, BACKEND_PORT, *METRICS_PORTS, DETECTOR_METRICS_PORT)
+        chosen = (*self._ports, self._backend_port, *self._metrics)
+        own = zip(names, usual_ports, chosen, strict=True)
+        return moved | {name: (usual, port) for name, usual, port in own if usual != port}
+
     def states(self) -> tuple[ServiceState, ...]:
         """Return the present state of every process, servers first."""
         own = () if self._processes is None else self._processes.states()
@@ -160,8 +176,7 @@ class System:
         try:
             await self._exit.enter_async_context(self._stack)
             await ensure(self._stack.kafka_bootstrap)
-            logs = self._stack.states()[0].log.parent
-            self._processes = Supervisor(self._describe_processes(), logs=logs, on_change=self._note)
+            self._processes = Supervisor(self._describe_processes(), logs=self._logs, on_change=self._note)
             self._exit.push_async_callback(self._processes.stop)
             await self._processes.start()
             await self._wait_until_balanced()
@@ -211,6 +226,8 @@ class System:
             f"enforcer-{number}",
             ("enforcer", "run", "--policies", str(self._spec.policies), *self._servers(), *options),
             partial(answers_http, metrics_port, "/readyz"),
+            # Beside the servers' data and removed with it, so that no event of this system waits for another one's Kafka.
+            env={"RATCHET_SPOOL": str(self._logs.parent / "data" / "spool")},
         )
 
     def _servers(self) -> tuple[str, ...]:
@@ -250,12 +267,17 @@ async def _is_there() -> bool:
 
 
 def _module(
-    name: str, arguments: Sequence[str], is_ready: Callable[[], Awaitable[bool]], *, after: Sequence[str] = ()
+    name: str,
+    arguments: Sequence[str],
+    is_ready: Callable[[], Awaitable[bool]],
+    *,
+    after: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> Service:
     return Service(
         name=name,
         argv=[sys.executable, "-m", *arguments],
-        env={"PYTHONUNBUFFERED": "1"},
+        env={"PYTHONUNBUFFERED": "1", **(env or {})},
         cwd=ROOT,
         is_ready=is_ready,
         after=after,

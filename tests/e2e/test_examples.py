@@ -75,7 +75,8 @@ async def test_simulated_traffic_bans_the_attacked_user_and_nobody_else(addresse
     assert "search" in text
     decisions = [event for event in events if isinstance(event, DecisionEvent)]
     assert len(decisions) > 200
-    assert {event.subject for event in events if isinstance(event, VerdictEvent)} <= {f"user={VICTIM}"}
+    # The verdict about the user of the test above may come only now: a ban is in Redis before its verdict is in Kafka.
+    assert {event.subject for event in events if isinstance(event, VerdictEvent)} <= {f"user={VICTIM}", "user=curl"}
     assert any(event.user_id == VICTIM and event.outcome == "ban" for event in decisions)
     assert not [event for event in decisions if event.outcome == "ban" and event.user_id not in (VICTIM, "curl")]
 
