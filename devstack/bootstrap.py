@@ -71,9 +71,7 @@ def _install_with_uv(python: Path) -> bool:
 
 def _install_with_pip(python: Path) -> bool:
     _say("installing the packages of requirements.lock with pip instead")
-    return _run(
-        [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--require-hashes", "-r", str(LOCK)]
-    )
+    return _run([str(python), "-m", "pip", "--disable-pip-version-check", "install", "--require-hashes", "-r", str(LOCK)])
 
 
 def _run(command: list[str]) -> bool:
