@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from enforcer.bucket import UNLOWERED, Status, take
 from enforcer.decision import Ban, Reading, Warned, decide
-from tests.unit.enforcer.builders import make_plan
+from enforcer.service import write_response
+from tests.unit.enforcer.builders import make_plan, make_policies
 
 NOW_US = 1_700_000_000_000_000
 TOKEN = 60_000_000
@@ -89,3 +90,14 @@ def test_limit_of_which_nothing_is_known_has_no_status() -> None:
 def test_policy_without_limits_allows_with_nothing_left_to_tell() -> None:
     decision = decide(make_plan(action="free"), Reading(NOW_US, Status.ALLOW))
     assert (decision.outcome, decision.limits, decision.remaining) == ("allow", (), 0)
+
+
+def test_wait_for_what_a_shadow_limit_can_never_hold_fits_the_answer() -> None:
+    policies = make_policies(
+        "version: 1\nsubjects: [user]\npolicies:\n  - name: d\n    match: { action: '*' }\n    limits:\n"
+        "      - { name: trial, per: [user], capacity: 1, refill: 1/1d, mode: shadow }\n"
+    )
+    plan = make_plan(cost=2**63 - 1, policies=policies)
+    decision = decide(plan, Reading(NOW_US, Status.ALLOW, refused=0b1, levels=(0,)))
+    assert write_response(plan, decision).limits[0].retry_after_ms > 2**50
+    assert decision.is_shadow

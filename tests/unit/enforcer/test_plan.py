@@ -83,6 +83,14 @@ def test_cost_above_a_capacity_is_refused_and_names_the_limit() -> None:
     assert str(refused.value) == "cost is 6; limit login:per_user holds at most 5 tokens"
 
 
+def test_limit_in_shadow_mode_never_refuses_a_cost() -> None:
+    plan = make_plan(action="shared", cost=100)
+    assert [limit.terms.capacity for limit in plan.limits] == [100, 2]
+    with pytest.raises(InvalidCheck) as refused:
+        make_plan(action="shared", cost=101)
+    assert str(refused.value) == "cost is 101; limit shared:everybody holds at most 100 tokens"
+
+
 def test_only_limits_that_apply_bound_the_cost() -> None:
     assert make_plan(action="other", cost=100, attributes={"ip": "203.0.113.7"}).check.cost == 100
 
