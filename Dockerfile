@@ -9,7 +9,9 @@ RUN python -m venv /opt/venv \
 
 FROM python:3.12-slim
 # A new volume takes over the owner of the folder that it is mounted on.
-RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/ratchet --create-home --shell /usr/sbin/nologin ratchet
+RUN groupadd --gid 10001 ratchet \
+    && useradd --uid 10001 --gid ratchet --home-dir /var/lib/ratchet --no-create-home --shell /usr/sbin/nologin ratchet \
+    && install --directory --owner ratchet --group ratchet /var/lib/ratchet
 COPY --from=packages /opt/venv /opt/venv
 WORKDIR /opt/ratchet
 COPY . .

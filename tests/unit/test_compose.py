@@ -159,11 +159,11 @@ def test_nothing_writes_where_it_is_not_meant_to(services: Services) -> None:
 
 
 def test_enforcers_keep_events_on_a_volume_that_their_user_owns(services: Services) -> None:
-    home = re.search(r"useradd .*--uid 10001 .*--home-dir (\S+) --create-home", (ROOT / "Dockerfile").read_text())
-    assert home is not None
+    owned = re.search(r"install --directory --owner ratchet --group ratchet (\S+)", (ROOT / "Dockerfile").read_text())
+    assert owned is not None
     for name in ("enforcer-1", "enforcer-2"):
-        assert [volume["target"] for volume in services[name]["volumes"]] == [home[1]]
-        assert services[name]["environment"]["RATCHET_SPOOL"].startswith(f"{home[1]}/")
+        assert [volume["target"] for volume in services[name]["volumes"]] == [owned[1]]
+        assert services[name]["environment"]["RATCHET_SPOOL"].startswith(f"{owned[1]}/")
     # The folder of each bears its name: two of one name would fight for it.
     assert len({services[name]["environment"]["RATCHET_INSTANCE"] for name in ("enforcer-1", "enforcer-2")}) == 2
 
