@@ -1,0 +1,49 @@
+"""What is told to Prometheus, and that all of it is documented."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.exposition import generate_latest
+
+from enforcer.decider import Decider
+from enforcer.emission import Emitter
+from enforcer.fallback import Fallback
+from enforcer.folding import Folder
+from enforcer.metrics import EnforcerCollector, build_registry
+from enforcer.plan import Planner
+from enforcer.producer import KafkaLog
+from enforcer.refusals import Refusals
+from enforcer.store import RedisStore
+from tests.unit.enforcer.builders import POLICIES_IN_FORCE
+
+PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
+_SUFFIXES = {"counter": "_total", "gauge": "", "info": "_info"}
+
+
+@pytest.fixture
+def decider() -> Decider:
+    """One that was never started: counts are zero."""
+    emitter = Emitter("tested/0/ab", KafkaLog("127.0.0.1:1", "tested"), Folder())
+    return Decider(Planner(POLICIES_IN_FORCE), RedisStore("redis://127.0.0.1:1"), Refusals(), Fallback(2), emitter)
+
+
+def test_every_metric_is_documented_with_its_type_and_no_other_is(decider: Decider) -> None:
+    section = PAGE.read_text().split("\n## Enforcer\n")[1].split("\n## ")[0]
+    documented = re.findall(r"^\| `(ratchet_\w+)` \| (\w+) \| (\S)", section, re.MULTILINE)
+    told = [(metric.name + _SUFFIXES[metric.type], metric.type) for metric in EnforcerCollector(decider).collect()]
+    assert sorted((name, kind) for name, kind, _ in documented) == sorted(told)
+
+
+def test_every_metric_says_what_it_counts(decider: Decider) -> None:
+    for metric in EnforcerCollector(decider).collect():
+        assert metric.documentation.endswith(".")
+
+
+def test_decisions_are_counted_by_outcome_and_reason_alone(decider: Decider) -> None:
+    decider.counts["deny", "limit"] = 3
+    text = generate_latest(build_registry(decider)).decode()  # type: ignore[no-untyped-call]
+    assert 'ratchet_decisions_total{outcome="deny",reason="limit"} 3.0\n' in text
+    assert f'ratchet_policies_info{{version="{POLICIES_IN_FORCE.version}"}} 1.0\n' in text
