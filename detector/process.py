@@ -87,7 +87,7 @@ async def run(settings: Settings, rules: Rules) -> int:
                 publisher=publisher,
                 metrics=metrics,
             )
-            return await _watch(detector, metrics, stop, troubles)
+            return await _turn(detector, metrics, stop, troubles)
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(STOP_WITHIN_S):
@@ -145,47 +145,61 @@ async def _until_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T
     return None
 
 
-async def _watch(detector: Detector, metrics: Metrics, stop: asyncio.Event, troubles: list[str]) -> int:
-    """Flush on time and watch the app until it has to end."""
+class _Watch:
+    """Looks at a detector twice a second: feeds its gauges, and says when it has to end."""
+
+    def __init__(self, detector: Detector, metrics: Metrics) -> None:
+        self._detector = detector
+        self._metrics = metrics
+        self._handled = 0
+        self._moved_at = time.monotonic()
+
+    def look(self) -> str:
+        """Give the reason why the process has to end; empty while it need not."""
+        detector = self._detector
+        lag = detector.measure_lag()
+        self._metrics.lag.set(lag)
+        self._metrics.subjects.set(detector.count_subjects())
+        self._metrics.partitions.set(len(detector.partitions))
+        self._metrics.is_waiting.set(detector.is_waiting)
+        # While Redis or Kafka is away a restart would not help.
+        if detector.handled != self._handled or not lag or detector.is_waiting:
+            self._handled, self._moved_at = detector.handled, time.monotonic()
+        if detector.failure.done():
+            return detector.failure.result()
+        if detector.app.crashed or detector.app.should_stop:
+            return f"the app ended: {detector.app.crash_reason!r}"
+        if time.monotonic() - self._moved_at > STALLED_AFTER_S:
+            return f"no record was handled for {STALLED_AFTER_S:g} s, and {lag} are waiting"
+        return ""
+
+
+async def _turn(detector: Detector, metrics: Metrics, stop: asyncio.Event, troubles: list[str]) -> int:
+    """Flush on time, until a signal or a failure."""
     await detector.start()
-    reason = ""
-    last_handled, moved_at = 0, time.monotonic()
+    watch = _Watch(detector, metrics)
     is_ready = False
-    while not reason:
+    while True:
         # Kafka may be away in the middle of a flush: that must not keep a signal waiting.
         failure = await _until_stopped(_flush_after_pause(detector), stop)
         if failure is None:
+            log.info("detector_stops")
             break
-        lag = detector.measure_lag()
-        metrics.lag.set(lag)
-        metrics.subjects.set(detector.count_subjects())
-        metrics.partitions.set(len(detector.partitions))
-        metrics.is_waiting.set(detector.is_waiting)
-        if detector.handled != last_handled or not lag or detector.is_waiting:
-            last_handled, moved_at = detector.handled, time.monotonic()
         troubles[0] = _find_trouble(detector)
         if not troubles[0] and not is_ready:
             is_ready = True
             log.info("detector_ready", partitions=sorted(detector.partitions))
+        failure = failure or watch.look()
         if failure:
-            reason = failure
-        elif detector.failure.done():
-            reason = detector.failure.result()
-        elif detector.app.crashed or detector.app.should_stop:
-            reason = f"the app ended: {detector.app.crash_reason!r}"
-        elif time.monotonic() - moved_at > STALLED_AFTER_S:
-            reason = f"no record was handled for {STALLED_AFTER_S:g} s, and {lag} are waiting"
-    if reason:
-        log.error("detector_failed", reason=reason)
-    else:
-        log.info("detector_stops")
+            log.error("detector_failed", reason=failure)
+            break
     try:
         async with asyncio.timeout(STOP_WITHIN_S):
             await detector.stop()
     except TimeoutError:
         log.warning("stop_took_too_long", seconds=STOP_WITHIN_S)
     log.info("detector_stopped", records=detector.handled)
-    return 1 if reason else 0
+    return 1 if failure else 0
 
 
 def _find_trouble(detector: Detector) -> str:
