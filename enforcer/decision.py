@@ -154,7 +154,9 @@ def _read_limit(position: int, limit: Limit, level: int, reading: Reading, cost:
     if factor < UNLOWERED:
         full = min(full, max(scale(full, factor), cost * period))
     is_refused = bool(reading.refused >> position & 1)
-    wait_ms = -(-measure_wait_us(level, terms, factor, cost * period, now_us) // 1000) if is_refused else 0
-    wait_ms = min(wait_ms, LARGEST_EXACT)  # a cost above the capacity of a shadow limit could be waited for without end
+    wait_ms = 0
+    if is_refused:  # a limit in shadow mode may be asked for more than it will ever hold
+        wait_us = measure_wait_us(level, terms, factor, cost * period, now_us)
+        wait_ms = min(-(-wait_us // 1000), LARGEST_EXACT)
     reset_ms = -(-measure_wait_us(level, terms, factor, full, now_us) // 1000)
     return LimitStatus(position, limit, full // period, level // period, wait_ms, reset_ms, is_refused)

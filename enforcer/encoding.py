@@ -105,38 +105,46 @@ def encode_response(plan: Plan, decision: Decision) -> bytes:
     return b"".join(parts)
 
 
-@lru_cache(maxsize=65_536)
-def _write_current_limit(limit: Limit) -> bytes:
-    return _write_field(2, write_limit(limit).SerializeToString())
-
-
 _OK_STATUS = b"\x08\x01"
 _OK_OVERALL = b"\x08\x01"
 _UNMATCHED = _write_field(2, _OK_STATUS)
 
 
+@lru_cache(maxsize=65_536)
+def _begin_status(limit: Limit) -> bytes:
+    return _OK_STATUS + _write_field(2, write_limit(limit).SerializeToString())
+
+
+@lru_cache(maxsize=_SMALL)
+def _write_duration(milliseconds: int) -> bytes:
+    """``google.protobuf.Duration``."""
+    seconds, rest = divmod(milliseconds, 1000)
+    written = b"\x08" + write_varint(seconds) if seconds else b""
+    return written + b"\x10" + write_varint(rest * 1_000_000) if rest else written
+
+
 def encode_rls_response(plan: Plan, decision: Decision) -> bytes:
     """Write ``envoy.service.ratelimit.v3.RateLimitResponse``."""
-    if decision.outcome != "allow" or decision.is_degraded or len(decision.limits) != len(plan.template.limits):
+    statuses = decision.limits
+    if decision.outcome != "allow" or decision.is_degraded or len(statuses) != len(plan.template.limits):
         return write_rls_response(plan, decision).SerializeToString()
     parts = [_OK_OVERALL]
     for positions in plan.template.positions:
         tightest: LimitStatus | None = None
         for position in positions:
-            status = decision.limits[position]
+            status = statuses[position]
             if not status.limit.is_shadow and (tightest is None or status.remaining < tightest.remaining):
                 tightest = status
         if tightest is None:
             parts.append(_UNMATCHED)
             continue
-        body = _OK_STATUS + _write_current_limit(tightest.limit)
-        if tightest.remaining:
-            body += b"\x18" + write_varint(min(tightest.remaining, 0xFFFFFFFF))
-        seconds, milliseconds = divmod(tightest.reset_after_ms, 1000)
-        duration = b"\x08" + write_varint(seconds) if seconds else b""
-        if milliseconds:
-            duration += b"\x10" + write_varint(milliseconds * 1_000_000)
-        parts.append(_write_field(2, body + b"\x22" + write_varint(len(duration)) + duration))
+        body = _begin_status(tightest.limit)
+        remaining, reset_ms = tightest.remaining, tightest.reset_after_ms
+        if remaining:
+            body += b"\x18" + (_VARINTS[remaining] if remaining < _SMALL else _write_varint(min(remaining, 0xFFFFFFFF)))
+        duration = _write_duration(reset_ms) if reset_ms < _SMALL else _write_duration.__wrapped__(reset_ms)
+        body += b"\x22" + _VARINTS[len(duration)] + duration
+        parts.append(b"\x12" + _VARINTS[len(body)] + body)
     return b"".join(parts)
 
 

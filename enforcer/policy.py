@@ -133,9 +133,9 @@ class PoliciesDocument(_Document):
                     raise ValueError(f"{where}: limit {limit.name}: per: {kind!r} is not one of {', '.join(allowed)}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Limit:
-    """One limit as the decision path reads it."""
+    """One limit as the decision path reads it; told apart by identity, which is what makes it a cheap key."""
 
     policy: str
     name: str

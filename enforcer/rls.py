@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -60,7 +61,6 @@ class RateLimitService(rls_pb2_grpc.RateLimitServiceServicer):
 
 def plan_request(request: rls_pb2.RateLimitRequest, planner: Planner) -> Plan:
     """Plan one request of any content. A subject that several descriptors name is one subject."""
-    action = _bound_action(request.domain)
     declared = planner.policies.subjects
     user_id = ""
     attributes: dict[str, str] = {}
@@ -69,8 +69,8 @@ def plan_request(request: rls_pb2.RateLimitRequest, planner: Planner) -> Plan:
     for descriptor in request.descriptors:
         named = []
         for entry in descriptor.entries:
-            key, value = entry.key, entry.value
-            kind = _KINDS.get(key, key)
+            kind, value = entry.key, entry.value
+            kind = _KINDS.get(kind, kind)
             if len(value) > _SURELY_SHORT:
                 value = _bound_text(value)
             if kind == "user":
@@ -78,8 +78,13 @@ def plan_request(request: rls_pb2.RateLimitRequest, planner: Planner) -> Plan:
             elif len(attributes) < MOST_ATTRIBUTES:
                 attributes.setdefault(_bound_text(kind), value)
             if kind in declared:
-                named.append((kind, slots.setdefault((kind, value), len(slots))))
+                subject = (kind, value)
+                slot = slots.get(subject)
+                if slot is None:
+                    slot = slots[subject] = len(slots)
+                named.append((kind, slot))
         descriptors.append(tuple(named))
+    action = _bound_action(request.domain)
     subjects = [name_subject(kind, value) if kind == "user" else name_attribute(kind, value) for kind, value in slots]
     check = Check(user_id, action, request.hits_addend or 1, attributes)
     return build_plan(check, planner.find(action, tuple(descriptors)), subjects)
@@ -141,6 +146,7 @@ def _bound_text(value: str) -> str:
     return value if len(encoded) <= LARGEST_TEXT_BYTES else f"sha256:{hashlib.sha256(encoded).hexdigest()}"
 
 
+@lru_cache(maxsize=4096)
 def _bound_action(domain: str) -> str:
     if not domain:
         return _UNKNOWN

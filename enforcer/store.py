@@ -17,9 +17,10 @@ import hiredis
 import structlog
 from redis.asyncio.connection import SSLConnection, parse_url
 
-from enforcer.bucket import UNLOWERED, Status, Terms
+from enforcer.bucket import UNLOWERED, Status
 from enforcer.decision import Ban, Decision, Reading, Warned
 from enforcer.plan import Plan, Template
+from enforcer.policy import Limit
 from lua.scripts import CHECK
 
 MOST_CHECKS_PER_CALL = 128
@@ -333,15 +334,16 @@ def pack_call(plans: Sequence[Plan], deadline_us: int) -> bytes:
         if index is None:
             index = shape_indexes[form] = len(shape_indexes) + 1
         checks.append(index)
-    terms_indexes: dict[Terms, int] = {}
+    limit_indexes: dict[Limit, int] = {}
     shapes: list[str | int] = []
     for template, cost in shape_indexes:
         shapes += (template.action, cost, UNLOWERED, len(template.kinds), len(template.limits))
         for limit in template.limits:
-            index = terms_indexes.setdefault(limit.terms, len(terms_indexes) + 1)
+            index = limit_indexes.setdefault(limit, len(limit_indexes) + 1)
             shapes.append(-index if limit.is_shadow else index)
-    head: list[str | int] = ["", deadline_us, len(terms_indexes)]
-    for terms in terms_indexes:
+    head: list[str | int] = ["", deadline_us, len(limit_indexes)]
+    for limit in limit_indexes:
+        terms = limit.terms
         head += (terms.capacity_units, terms.refill, terms.period_ticks, terms.tick_us, terms.tag)
     return _pack("EVALSHA", CHECK.sha, len(keys), *keys, *head, len(shape_indexes), *shapes, *checks)
 
