@@ -133,6 +133,27 @@ def test_change_of_before_the_call_does_not_end_what_the_call_saw() -> None:
     assert refusals.find(make_plan(), SENT_S) is not None
 
 
+def test_call_that_was_under_way_during_a_change_is_not_trusted() -> None:
+    refusals = Refusals()
+    refusals.forget("user=alice", SENT_S + 0.1)
+    refusals.remember(make_plan(), refuse(0))
+    assert refusals.find(make_plan(), SENT_S + 0.2) is None
+
+
+def test_larger_cost_that_was_refused_does_not_hide_a_smaller_one() -> None:
+    refusals = Refusals()
+    refusals.remember(make_plan(cost=1), refuse(0))
+    refusals.remember(make_plan(cost=3), refuse(0))
+    assert refusals.find(make_plan(cost=1), SENT_S + 0.5) is not None
+
+
+def test_limit_that_refused_one_user_refuses_all_who_share_its_bucket() -> None:
+    refusals, ip = Refusals(), {"ip": "203.0.113.7"}
+    refusals.remember(make_plan(attributes=ip), Reading(NOW_US, Status.LIMIT, UNLOWERED, 0b01, 0b01, (0, 5), sent_s=SENT_S))
+    assert refusals.find(make_plan("bob", attributes=ip), SENT_S) is not None
+    assert refusals.find(make_plan("bob"), SENT_S) is None
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_ENTRIES", 5)
     refusals = Refusals()
