@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import psutil
 import typer
 
 from bench import methods, scenarios, suite
 from bench.generator import GeneratorError, Load
 from bench.measure import Bound, Target, measure
 from bench.methods import Method
-from bench.suite import Peer
+from bench.suite import Parts, Peer
 from bench.tables import Results, write_run, write_table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Measure rate limit servers.")
@@ -50,7 +52,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write the measur
 def _measure(target: Target, method: Method, load: Load, bound: Bound | None, file: Path | None) -> None:
     try:
         seen = measure(target, method, msgspec.structs.replace(load, first_user=scenarios.choose_users()), bound=bound)
-    except GeneratorError as error:
+    except (GeneratorError, psutil.NoSuchProcess) as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(EXIT_FAILED) from error
     if file is not None:
@@ -183,14 +185,20 @@ def measure_all(
     rounds: Annotated[int, typer.Option(min=1, max=100, help="The table has the medians of so many rounds.")] = 3,
     seconds: Seconds = 8.0,
     peer: Annotated[
-        list[str] | None, typer.Option(help="name=host:port,pid[,redis URL[,methods.json]] of a running server; repeatable.")
+        list[str] | None, typer.Option(help="name=host:port,pid[,methods.json] of a running server; repeatable.")
     ] = None,
+    redis: Annotated[str | None, typer.Option(help="Redis that runs already; with --kafka and --kafka-pid.")] = None,
+    kafka: Annotated[str | None, typer.Option(help="Bootstrap server of the Kafka that runs already.")] = None,
+    kafka_pid: KafkaPid = None,
     out: Annotated[Path, typer.Option(help="File for all figures.")] = Path("bench-results.json"),
 ) -> None:
     """Start Redis, Kafka and enforcers, measure every scenario beside running peers, print the table."""
+    peers = [_parse_peer(text) for text in peer or []]
+    given = None if redis is None or kafka is None or kafka_pid is None else Parts(redis, kafka, kafka_pid)
     try:
-        results = suite.run_all(rounds, seconds, [_parse_peer(text) for text in peer or []], say)
-    except GeneratorError as error:
+        with contextlib.nullcontext(given) if given is not None else suite.run_parts() as parts:
+            results = suite.run_all(rounds, seconds, parts, peers, say)
+    except (GeneratorError, psutil.NoSuchProcess) as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(EXIT_FAILED) from error
     out.write_bytes(msgspec.json.format(msgspec.json.encode(results)))
@@ -201,10 +209,10 @@ def measure_all(
 
 def _parse_peer(text: str) -> Peer:
     name, _, rest = text.partition("=")
-    address, pid, redis, file, *_ = [*rest.split(","), "", "", ""]
+    address, pid, file, *_ = [*rest.split(","), "", ""]
     if not name or ":" not in address or not pid.isdigit():
-        raise typer.BadParameter(f"{text!r}: write name=host:port,pid[,redis URL[,methods.json]]", param_hint="--peer")
-    return Peer(name, address, int(pid), Path(file) if file else None, redis or None)
+        raise typer.BadParameter(f"{text!r}: write name=host:port,pid[,methods.json]", param_hint="--peer")
+    return Peer(name, address, int(pid), Path(file) if file else None)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.methods import Answer, Method
+from bench.methods import Method
 from devstack.jars import cache_folder
 
 SOURCE = Path(__file__).parent / "load"
@@ -88,16 +88,6 @@ class LoadReport(msgspec.Struct, frozen=True):
     abuser_asked: int
 
 
-class _Spec(msgspec.Struct, frozen=True):
-    """The document that the generator reads (``load/src/spec.rs``)."""
-
-    address: str
-    path: str
-    body_hex: str
-    holes: tuple[tuple[int, ...], ...]
-    answer: Answer
-
-
 @functools.cache
 def build() -> Path:
     """Return the generator, after building it if its source has changed.
@@ -118,6 +108,11 @@ def build() -> Path:
     return target / "release" / "load"
 
 
+def describe(method: Method, load: Load, address: str) -> bytes:
+    """Write the document that the generator reads (``load/src/spec.rs``)."""
+    return msgspec.json.encode({"address": address, **msgspec.to_builtins(method), **msgspec.to_builtins(load)})
+
+
 def run(method: Method, load: Load, *, address: str, cpus: frozenset[int]) -> LoadReport:
     """Make the calls and wait for the end of them.
 
@@ -131,15 +126,13 @@ def run(method: Method, load: Load, *, address: str, cpus: frozenset[int]) -> Lo
         GeneratorError: The server cannot be reached, closed a connection, or broke the protocol. The load was not what it
             should have been: throw the figures away.
     """
-    spec = _Spec(address, method.path, method.body_hex, method.holes, method.answer)
-    document = msgspec.json.encode(msgspec.to_builtins(spec) | msgspec.to_builtins(load))
     longest_s = load.duration_s or load.calls / max(load.rate_per_s, 100.0)
     with subprocess.Popen(  # noqa: S603 our own program
         [build()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         os.sched_setaffinity(process.pid, cpus)  # before it has its spec, and so before it does anything
         try:
-            output, errors = process.communicate(document, timeout=longest_s + _SPARE_S)
+            output, errors = process.communicate(describe(method, load, address), timeout=longest_s + _SPARE_S)
         except subprocess.TimeoutExpired as error:
             process.kill()
             raise GeneratorError("the load generator did not end") from error

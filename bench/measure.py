@@ -67,7 +67,9 @@ class Measurement(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _RedisUsage:
+class RedisUsage:
+    """What Redis says of itself, since its start."""
+
     cpu_s: float
     script_calls: int
     commands: int
@@ -76,12 +78,12 @@ class _RedisUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class _Counters:
+class Counters:
     """Every counter at one moment."""
 
     server: Usage
     kafka: Usage | None
-    redis: _RedisUsage | None
+    redis: RedisUsage | None
 
 
 def measure(target: Target, method: Method, load: Load, *, bound: Bound | None = None) -> Measurement:
@@ -107,10 +109,11 @@ def measure(target: Target, method: Method, load: Load, *, bound: Bound | None =
         before = _read_counters(target, client)
         seen = generator.run(method, load, address=target.address, cpus=target.load_cpus)
         after = _read_counters(target, client)
-    return _compare(before, after, load, seen, bound)
+    return compare(before, after, load, seen, bound)
 
 
-def _compare(before: _Counters, after: _Counters, load: Load, seen: LoadReport, bound: Bound | None) -> Measurement:
+def compare(before: Counters, after: Counters, load: Load, seen: LoadReport, bound: Bound | None) -> Measurement:
+    """Turn two readings of the counters and what the load saw between them into figures per decision."""
     decisions = max(1, seen.decisions)
     server_cpu_s = after.server.cpu_s - before.server.cpu_s
     redis_cpu_us = script_calls = commands = new_keys = new_bytes = kafka_cpu_us = None
@@ -151,19 +154,19 @@ def judge_abusers(seen: LoadReport, bound: Bound | None) -> int | None:
     return max(0, max(seen.abuser_ok) - most)
 
 
-def _read_counters(target: Target, client: redis.Redis | None) -> _Counters:
-    return _Counters(
+def _read_counters(target: Target, client: redis.Redis | None) -> Counters:
+    return Counters(
         server=read_usage(target.server_pid),
         kafka=None if target.kafka_pid is None else read_usage(target.kafka_pid),
         redis=None if client is None else _read_redis(client),
     )
 
 
-def _read_redis(client: redis.Redis) -> _RedisUsage:
+def _read_redis(client: redis.Redis) -> RedisUsage:
     used = client.info("cpu")
     commands = client.info("commandstats")
     scripts = ("cmdstat_evalsha", "cmdstat_eval", "cmdstat_fcall")
-    return _RedisUsage(
+    return RedisUsage(
         cpu_s=float(used["used_cpu_user"]) + float(used["used_cpu_sys"]),
         script_calls=sum(int(commands[name]["calls"]) for name in scripts if name in commands),
         commands=sum(int(entry["calls"]) for entry in commands.values()),

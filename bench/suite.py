@@ -17,10 +17,11 @@ from bench import scenarios
 from bench.generator import Load
 from bench.measure import Measurement, Target, measure
 from bench.methods import Method
+from bench.processes import read_usage
 from bench.scenarios import Scenario
 from bench.servers import ROOT, Serving, run_enforcer, run_floor
 from bench.tables import Results, Row
-from devstack.stack import RunningStack, StackSpec, start
+from devstack.stack import StackSpec, start
 
 Tell = Callable[[str], None]
 
@@ -38,31 +39,42 @@ class Peer:
     pid: int
     methods: Path | None = None
     """JSON file of a ``Method`` for each scenario that it can do, where it does not speak Envoy's protocol."""
-    redis_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Redis and Kafka that run, for ours and for peers."""
+
+    redis_url: str
+    kafka_bootstrap: str
+    kafka_pid: int
 
 
 @contextlib.contextmanager
-def run_parts() -> Iterator[tuple[RunningStack, int]]:
-    """Run Redis and Kafka while the block runs; also gives the broker's process id.
+def run_parts() -> Iterator[Parts]:
+    """Run Redis and Kafka while the block runs.
 
     Raises:
         DevstackError: They could not start.
     """
     with start(StackSpec(parts=frozenset({"redis", "kafka"}))) as stack:
-        yield stack, next(state.pid for state in stack.states() if state.name.startswith("kafka") and state.pid is not None)
+        pid = next(state.pid for state in stack.states() if state.name.startswith("kafka") and state.pid is not None)
+        yield Parts(stack.redis_url, stack.kafka_bootstrap, pid)
 
 
-def run_all(rounds: int, duration_s: float, peers: list[Peer], tell: Tell) -> Results:
+def run_all(rounds: int, duration_s: float, parts: Parts, peers: list[Peer], tell: Tell) -> Results:
     """Measure everything.
 
     Args:
         rounds: How often; the table has the medians.
         duration_s: Length of one run; there are some 20 in a round.
+        parts: Redis and Kafka; a peer that needs a Redis should use this one too.
         peers: Servers of others.
         tell: Told each result as it comes.
 
     Raises:
         GeneratorError: A load was not as it should be; nothing of the suite is kept.
+        psutil.NoSuchProcess: A peer does not run; nothing of the suite is kept.
     """
     found: dict[tuple[str, str], list[Measurement]] = {}
 
@@ -75,30 +87,32 @@ def run_all(rounds: int, duration_s: float, peers: list[Peer], tell: Tell) -> Re
         )
         return seen
 
+    for peer in peers:
+        read_usage(peer.pid)  # before minutes are spent
     rls, checks = scenarios.over_rls(duration_s), scenarios.over_checks(duration_s)
-    with run_parts() as (stack, kafka_pid):
-        for place in range(rounds):
-            for transport in ("native", "front", "grpcio"):
-                with run_floor(transport) as serving:
-                    take(f"empty handler, {transport}", _warm(Target(serving.address, serving.pid), rls[0]), rls[0])
-            with run_enforcer(stack.redis_url, stack.kafka_bootstrap) as serving:
-                target = _warm(_target(serving, stack, kafka_pid), rls[0])
-                peak = take(FULL, target, rls[0])
-                for scenario in (*rls[1:], *checks, scenarios.at_rate(duration_s, peak.decisions_per_s / 2)):
-                    take(FULL, target, scenario)
-                if place == 0:
-                    take(FULL, target, scenarios.with_users(_MILLION))
-            with run_enforcer(stack.redis_url, None) as serving:
-                take("ratchet, native, no Kafka", _warm(_target(serving, stack, None), rls[0]), rls[0])
-            with run_enforcer(stack.redis_url, stack.kafka_bootstrap, "grpcio") as serving:
-                take("ratchet, grpcio", _warm(_target(serving, stack, kafka_pid), rls[0]), rls[0])
-            for peer in peers:
-                target = Target(peer.address, peer.pid, peer.redis_url)
-                mine = _for_peer(peer, (*rls, *checks))
-                _warm(target, mine[0])
-                for scenario in mine:
-                    take(peer.name, target, scenario)
-        tell(audit(stack.kafka_bootstrap))
+    for _ in range(rounds):
+        for transport in ("native", "front", "grpcio"):
+            with run_floor(transport) as serving:
+                take(f"empty handler, {transport}", _warm(Target(serving.address, serving.pid), rls[0]), rls[0])
+        with run_enforcer(parts.redis_url, parts.kafka_bootstrap) as serving:
+            target = _warm(_target(serving, parts), rls[0])
+            peak = take(FULL, target, rls[0])
+            for scenario in (*rls[1:], *checks, scenarios.at_rate(duration_s, peak.decisions_per_s / 2)):
+                take(FULL, target, scenario)
+        with run_enforcer(parts.redis_url, None) as serving:
+            target = Target(serving.address, serving.pid, parts.redis_url)
+            take("ratchet, native, no Kafka", _warm(target, rls[0]), rls[0])
+        with run_enforcer(parts.redis_url, parts.kafka_bootstrap, "grpcio") as serving:
+            take("ratchet, grpcio", _warm(_target(serving, parts), rls[0]), rls[0])
+        for peer in peers:
+            target = Target(peer.address, peer.pid, parts.redis_url)
+            mine = _for_peer(peer, (*rls, *checks))
+            _warm(target, mine[0])
+            for scenario in mine:
+                take(peer.name, target, scenario)
+    with run_enforcer(parts.redis_url, parts.kafka_bootstrap) as serving:
+        take(FULL, _warm(_target(serving, parts), rls[0]), scenarios.with_users(_MILLION))
+    tell(audit(parts.kafka_bootstrap))
     rows = tuple(Row(server, scenario, tuple(runs)) for (server, scenario), runs in found.items())
     return Results(describe_machine(), rows)
 
@@ -110,9 +124,9 @@ def run_soak(duration_s: float, tell: Tell) -> Measurement:
         GeneratorError: The load was not as it should be.
     """
     first = scenarios.over_rls(8.0)[0]
-    with run_parts() as (stack, kafka_pid):
-        with run_enforcer(stack.redis_url, stack.kafka_bootstrap) as serving:
-            target = _warm(_target(serving, stack, kafka_pid), first)
+    with run_parts() as parts:
+        with run_enforcer(parts.redis_url, parts.kafka_bootstrap) as serving:
+            target = _warm(_target(serving, parts), first)
             peak = measure(target, first.method, _with_fresh_users(first.load)).decisions_per_s
             tell(f"peak {peak:,.0f}/s")
             scenario = scenarios.at_rate(duration_s, peak / 2)
@@ -124,7 +138,7 @@ def run_soak(duration_s: float, tell: Tell) -> Measurement:
                 f"until {window.end_s:7.1f} s: {window.calls:10,} calls  p50 {latency.p50_us / 1e3:.2f} ms"
                 f"  p99 {latency.p99_us / 1e3:.2f} ms  p99.9 {latency.p999_us / 1e3:.2f} ms"
             )
-        tell(audit(stack.kafka_bootstrap))
+        tell(audit(parts.kafka_bootstrap))
     return seen
 
 
@@ -146,8 +160,8 @@ def describe_machine() -> str:
     return f"{os.cpu_count()} cores of {model}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
-def _target(serving: Serving, stack: RunningStack, kafka_pid: int | None) -> Target:
-    return Target(serving.address, serving.pid, stack.redis_url, kafka_pid)
+def _target(serving: Serving, parts: Parts) -> Target:
+    return Target(serving.address, serving.pid, parts.redis_url, parts.kafka_pid)
 
 
 def _with_fresh_users(load: Load) -> Load:
