@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -88,13 +87,14 @@ def test_stalled_redis_is_waited_for_briefly_and_spends_nothing_for_those_who_le
     assert take(enforcer, "stalled", 5) == [ALLOW] * 4 + [DENY]
 
 
-def test_short_stall_is_survived_on_the_same_connection(
-    stack: RunningStack, enforcer: EnforcerProcess, redis: Redis
-) -> None:
+def test_short_stall_is_survived_on_the_same_connection(stack: RunningStack, enforcer: EnforcerProcess, redis: Redis) -> None:
     wait_until_exact(enforcer, "short")
     enforcer.check("short")
     key = name_bucket("user=short", "login", "per_user")
-    before, late, made = redis.get(key), *map(enforcer.read_metric, ("ratchet_redis_late_total", "ratchet_redis_connections_total"))
+    before, late, made = (
+        redis.get(key),
+        *map(enforcer.read_metric, ("ratchet_redis_late_total", "ratchet_redis_connections_total")),
+    )
     stack.pause("redis")
     try:
         assert enforcer.check("short").degraded
@@ -124,7 +124,7 @@ def test_script_that_is_flushed_under_load_is_loaded_again_and_spends_once(
     wait_until_exact(enforcer, "flushed")
     loads = enforcer.read_metric("ratchet_script_loads_total")
     checks = [enforcer_pb2.CheckRequest(user_id="flushed", action="other") for _ in range(10)]
-    answers = []
+    answers: list[enforcer_pb2.CheckResponse] = []
     for _ in range(6):
         call = enforcer.stub.CheckBatch.future(enforcer_pb2.CheckBatchRequest(checks=checks), timeout=30)
         redis.script_flush()

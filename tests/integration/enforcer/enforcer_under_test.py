@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+from grpc_health.v1 import health_pb2
 
-from ratchet.envoy import rls_pb2, rls_pb2_grpc
+from ratchet.envoy import rls_pb2_grpc
 from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
 from tests.unit.enforcer.builders import POLICIES
 from topics.codec import decode
@@ -63,8 +64,8 @@ class EnforcerProcess:
         self.source: str = ready["source"]
         self.metrics_url: str = ready["metrics"]
         self.channel = grpc.insecure_channel(self.address)
-        self.stub: enforcer_pb2_grpc.EnforcerStub[Any] = enforcer_pb2_grpc.EnforcerStub(self.channel)
-        self.envoy_stub: rls_pb2_grpc.RateLimitServiceStub[Any] = rls_pb2_grpc.RateLimitServiceStub(self.channel)
+        self.stub = enforcer_pb2_grpc.EnforcerStub(self.channel)
+        self.envoy_stub = rls_pb2_grpc.RateLimitServiceStub(self.channel)
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -86,8 +87,18 @@ class EnforcerProcess:
         self, user: str, action: str = "login", cost: int | None = None, attributes: Mapping[str, str] | None = None
     ) -> enforcer_pb2.CheckResponse:
         request = enforcer_pb2.CheckRequest(user_id=user, action=action, cost=cost, attributes=attributes)
-        response: enforcer_pb2.CheckResponse = self.stub.Check(request, timeout=WITHIN_S)
-        return response
+        return self.stub.Check(request, timeout=WITHIN_S)
+
+    def ask_health(self, service: str = "") -> int:
+        """Status of one service."""
+        call: grpc.UnaryUnaryMultiCallable[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse] = (
+            self.channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
+        )
+        return call(health_pb2.HealthCheckRequest(service=service), timeout=WITHIN_S).status
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of one of the HTTP pages."""

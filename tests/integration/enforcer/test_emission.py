@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from enforcer.folding import hash_text
 from ratchet.v1 import enforcer_pb2
@@ -48,15 +48,13 @@ def test_sigterm_drains_and_every_decision_is_in_the_topic(
         with pytest.raises(grpc.RpcError):
             enforcer.check("")  # refused as a request: no decision
 
-        health = health_pb2_grpc.HealthStub(enforcer.channel)
         enforcer.process.send_signal(signal.SIGTERM)
 
         def is_draining() -> bool:
             try:
-                response = health.Check(health_pb2.HealthCheckRequest(), timeout=30)
+                return enforcer.ask_health() == health_pb2.HealthCheckResponse.NOT_SERVING
             except grpc.RpcError:
                 return False
-            return bool(response.status == health_pb2.HealthCheckResponse.NOT_SERVING)
 
         poll(is_draining, "NOT_SERVING")
         assert enforcer.check(f"{user}-late").outcome == enforcer_pb2.OUTCOME_ALLOW
@@ -65,9 +63,7 @@ def test_sigterm_drains_and_every_decision_is_in_the_topic(
         source = enforcer.source
 
     records = read_topic(kafka_bootstrap, DECISIONS.name, source)
-    decisions = sorted(
-        (event for _, event in records if isinstance(event, DecisionEvent)), key=lambda event: event.seq
-    )
+    decisions = sorted((event for _, event in records if isinstance(event, DecisionEvent)), key=lambda event: event.seq)
     assert [event.seq for event in decisions] == list(range(1, 60))
     closed = [(partition, event.seq) for partition, event in records if isinstance(event, ClosedEvent)]
     assert sorted(closed) == [(partition, 59) for partition in range(DECISIONS.partitions)]
@@ -107,7 +103,9 @@ def test_an_ips_fold_tells_who_was_refused_behind_it(redis_url: str, kafka_boots
         enforcer.wait_for_redis()
         enforcer.wait_for_kafka()
         attributes = {"ip": "198.51.100.78", "country": "is", "agent": "curl"}
-        checks = [enforcer_pb2.CheckRequest(user_id=f"u{number}", action="login", attributes=attributes) for number in range(40)]
+        checks = [
+            enforcer_pb2.CheckRequest(user_id=f"u{number}", action="login", attributes=attributes) for number in range(40)
+        ]
         answers = enforcer.stub.CheckBatch(enforcer_pb2.CheckBatchRequest(checks=checks), timeout=30)
         refused = [number for number, answer in enumerate(answers.results) if answer.outcome == enforcer_pb2.OUTCOME_DENY]
         assert refused == list(range(30, 40))

@@ -7,14 +7,16 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-from redis.asyncio import Redis
+from redis import Redis
 
-from tests.integration.enforcer.hammer import TERMS
+from tests.integration.enforcer.hammer import KEY, TERMS
 
 PROCESSES = 4
 
 
-async def test_processes_that_hammer_one_user_are_admitted_what_the_limit_allows(redis_client: Redis, redis_url: str) -> None:
+def test_processes_that_hammer_one_user_are_admitted_what_the_limit_allows(redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        client.delete(KEY)
     command = [sys.executable, "-m", "tests.integration.enforcer.hammer", redis_url, "2"]
     with ExitStack() as stack:
         hammers = [

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from ratchet.envoy import descriptor_pb2, rls_pb2
@@ -34,9 +34,9 @@ def user() -> str:
     return f"user {uuid.uuid4()} {{🦊}}:\n"
 
 
-def refuse(call: object, request: object) -> tuple[grpc.StatusCode, str]:
+def refuse(call: Callable[..., object], request: object) -> tuple[grpc.StatusCode, str | None]:
     with pytest.raises(grpc.RpcError) as refused:
-        call(request, timeout=30)  # type: ignore[operator]
+        call(request, timeout=30)
     return refused.value.code(), refused.value.details()
 
 
@@ -177,9 +177,7 @@ def test_envoy_and_callers_share_the_buckets(enforcer: EnforcerProcess, user: st
     ],
     ids=lambda value: "" if isinstance(value, rls_pb2.RateLimitRequest) else str(value),
 )
-def test_envoy_never_gets_an_error_on_content(
-    enforcer: EnforcerProcess, call: rls_pb2.RateLimitRequest, overall: int
-) -> None:
+def test_envoy_never_gets_an_error_on_content(enforcer: EnforcerProcess, call: rls_pb2.RateLimitRequest, overall: int) -> None:
     response = enforcer.envoy_stub.ShouldRateLimit(call, timeout=30)
     assert response.overall_code == overall
     assert len(response.statuses) == len(call.descriptors)
@@ -187,22 +185,20 @@ def test_envoy_never_gets_an_error_on_content(
 
 
 def test_message_that_is_none_harms_nobody_else(enforcer: EnforcerProcess, user: str) -> None:
-    raw = enforcer.channel.unary_unary("/ratchet.v1.Enforcer/Check")
+    raw: grpc.UnaryUnaryMultiCallable[bytes, bytes] = enforcer.channel.unary_unary("/ratchet.v1.Enforcer/Check")
     with pytest.raises(grpc.RpcError):
         raw(b"\xff\xff\xff", timeout=30)
     assert enforcer.check(user).outcome == enforcer_pb2.OUTCOME_ALLOW
 
 
 def test_unknown_method_is_unimplemented(enforcer: EnforcerProcess) -> None:
-    raw = enforcer.channel.unary_unary("/ratchet.v1.Enforcer/Nothing")
+    raw: grpc.UnaryUnaryMultiCallable[bytes, bytes] = enforcer.channel.unary_unary("/ratchet.v1.Enforcer/Nothing")
     assert refuse(raw, b"")[0] == grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_health_says_serving_for_every_service(enforcer: EnforcerProcess) -> None:
-    stub = health_pb2_grpc.HealthStub(enforcer.channel)
     for service in ("", "ratchet.v1.Enforcer", "envoy.service.ratelimit.v3.RateLimitService"):
-        response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
-        assert response.status == health_pb2.HealthCheckResponse.SERVING
+        assert enforcer.ask_health(service) == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_reflection_lists_the_services(enforcer: EnforcerProcess) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from redis.asyncio import Redis
@@ -17,13 +17,17 @@ from tests.unit.enforcer.builders import make_plan
 TOKEN = 60_000_000
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():  # noqa: ASYNC110 what is waited for tells nobody
+            await asyncio.sleep(0.001)
+
+
 @pytest.fixture
 async def store(redis_client: Redis, redis_url: str) -> AsyncIterator[RedisStore]:
     one = RedisStore(redis_url, timeout_s=5.0)
     one.start()
-    async with asyncio.timeout(20):
-        while not one.is_available:
-            await asyncio.sleep(0.001)
+    await until(lambda: one.is_available)
     yield one
     await one.close()
 
@@ -86,9 +90,7 @@ async def test_connection_that_is_lost_is_made_again(store: RedisStore, redis_cl
     for client in await redis_client.client_list():
         if client["name"] == "ratchet-enforcer":
             await redis_client.client_kill_filter(_id=client["id"])
-    async with asyncio.timeout(20):
-        while store.stats.reconnects < 2 or not store.is_available:
-            await asyncio.sleep(0.001)
+    await until(lambda: store.stats.reconnects == 2 and store.is_available)
     (reading,) = await take(store, make_plan())
     assert reading is not None
 

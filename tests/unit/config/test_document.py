@@ -39,7 +39,9 @@ def test_document_is_read_into_the_model_with_its_version(tmp_path: Path) -> Non
     path = tmp_path / "doc.yaml"
     path.write_text(text, encoding="utf-8")
     loaded = read_document(path, Outer)
-    assert loaded.model == Outer.model_validate({"title": "ünïcode", "every": "5m", "inners": [{"name": "a"}, Inner(name="b", size=3)]})
+    assert loaded.model == Outer.model_validate(
+        {"title": "ünïcode", "every": "5m", "inners": [{"name": "a"}, Inner(name="b", size=3)]}
+    )
     assert loaded.model.every == 300_000_000
     assert loaded.version == hashlib.sha256(text.encode()).hexdigest()[:12]
     assert loaded.text == text
@@ -94,7 +96,9 @@ def test_huge_document_is_refused_unread() -> None:
     assert refuse("a" * (4 * 1024 * 1024 + 1)) == ["doc.yaml: larger than 4194304 bytes"]
 
 
-@pytest.mark.parametrize("text", ["title: [a\n", "title: 'a\n", "\ttitle: a\n", "title: a\n---\ntitle: b\n", "title: !!js/x a\n"])
+@pytest.mark.parametrize(
+    "text", ["title: [a\n", "title: 'a\n", "\ttitle: a\n", "title: a\n---\ntitle: b\n", "title: !!js/x a\n"]
+)
 def test_what_is_not_yaml_is_refused_with_its_line(text: str) -> None:
     (problem,) = refuse(text)
     assert problem.startswith("doc.yaml:")
@@ -148,7 +152,9 @@ def test_durations_are_microseconds(text: str, expected_us: int) -> None:
     assert parse_duration_us(text) == expected_us
 
 
-@pytest.mark.parametrize("value", ["", "1", "1.5s", "s", "-1s", "0s", "00m", "1 s", "1S", "1w", "1s ", "1234567890s", 5, None, True])
+@pytest.mark.parametrize(
+    "value", ["", "1", "1.5s", "s", "-1s", "0s", "00m", "1 s", "1S", "1w", "1s ", "1234567890s", 5, None, True]
+)
 def test_other_durations_are_refused(value: object) -> None:
     with pytest.raises(ValueError, match="is not a duration; write a whole number and a unit"):
         parse_duration_us(value)

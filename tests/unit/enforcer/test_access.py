@@ -24,7 +24,20 @@ def test_known_token_is_let_in(authorization: str | bytes) -> None:
 
 @pytest.mark.parametrize(
     "authorization",
-    [None, "", b"", "secret", "Bearer", "Bearer ", "Bearer Secret", "Bearer secret ", f"Bearer {SHA}", "Basic secret", "Bearer é", b"\xff"],
+    [
+        None,
+        "",
+        b"",
+        "secret",
+        "Bearer",
+        "Bearer ",
+        "Bearer Secret",
+        "Bearer secret ",
+        f"Bearer {SHA}",
+        "Basic secret",
+        "Bearer é",
+        b"\xff",
+    ],
 )
 def test_nobody_else_is(authorization: str | bytes | None) -> None:
     assert not compile_access(SHA).admits(authorization)

@@ -26,13 +26,16 @@ plans = st.builds(
     st.integers(0, 2),
     st.sampled_from([{}, {"ip": "203.0.113.7"}]),
 )
-entries = st.sampled_from([("user", "a"), ("user_id", "b"), ("remote_address", "::1"), ("remote_address", "::2:0:0:0:1"), ("x", "y")])
+entries = st.sampled_from(
+    [("user", "a"), ("user_id", "b"), ("remote_address", "::1"), ("remote_address", "::2:0:0:0:1"), ("x", "y")]
+)
 
 
 def make_envoy_plan(descriptors: list[list[tuple[str, str]]], domain: str) -> Plan:
     entry = descriptor_pb2.RateLimitDescriptor.Entry
     built = [
-        descriptor_pb2.RateLimitDescriptor(entries=[entry(key=key, value=value) for key, value in pairs]) for pairs in descriptors
+        descriptor_pb2.RateLimitDescriptor(entries=[entry(key=key, value=value) for key, value in pairs])
+        for pairs in descriptors
     ]
     return plan_request(rls_pb2.RateLimitRequest(domain=domain, descriptors=built), Planner(POLICIES_IN_FORCE))
 

@@ -53,9 +53,7 @@ def test_smaller_cost_than_was_refused_asks_redis() -> None:
     assert refusals.find(make_plan(cost=2), SENT_S) is not None
 
 
-@given(
-    spent=st.integers(0, 5), first=st.integers(1, 5), cost=st.integers(1, 5), later_us=st.integers(0, 2_000_000)
-)
+@given(spent=st.integers(0, 5), first=st.integers(1, 5), cost=st.integers(1, 5), later_us=st.integers(0, 2_000_000))
 def test_no_check_is_refused_from_memory_that_redis_would_allow(spent: int, first: int, cost: int, later_us: int) -> None:
     plan, asked = make_plan(cost=first), make_plan(cost=cost)
     terms = [plan.limits[0].terms]
@@ -64,7 +62,9 @@ def test_no_check_is_refused_from_memory_that_redis_would_allow(spent: int, firs
     refusals = Refusals()
     if taken.status == Status.ALLOW:
         return
-    refusals.remember(plan, Reading(NOW_US, taken.status, UNLOWERED, taken.refused, taken.refused_at_1, taken.levels, sent_s=SENT_S))
+    refusals.remember(
+        plan, Reading(NOW_US, taken.status, UNLOWERED, taken.refused, taken.refused_at_1, taken.levels, sent_s=SENT_S)
+    )
     # The call was sent before Redis read its clock, so Redis is never behind what is counted from here.
     if refusals.find(asked, SENT_S + later_us / 1e6) is not None:
         assert take(buckets, terms, [False], cost, UNLOWERED, NOW_US + later_us)[1].status == Status.LIMIT

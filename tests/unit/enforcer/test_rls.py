@@ -41,7 +41,9 @@ def plan(*descriptors: Pairs, domain: str = "login", hits: int = 0) -> Plan:
 def answer(planned: Plan, *, refused: int = 0) -> rls_pb2.RateLimitResponse:
     levels = tuple(0 if refused >> i & 1 else limit.terms.capacity_units for i, limit in enumerate(planned.limits))
     status = Status.LIMIT if refused else Status.ALLOW
-    return write_rls_response(planned, decide(planned, Reading(NOW_US, status, refused=refused, refused_at_1=refused, levels=levels)))
+    return write_rls_response(
+        planned, decide(planned, Reading(NOW_US, status, refused=refused, refused_at_1=refused, levels=levels))
+    )
 
 
 def test_domain_is_the_action_and_known_keys_are_subjects() -> None:
@@ -147,10 +149,18 @@ def test_hits_above_the_capacity_are_planned_and_refused_later() -> None:
     assert plan([("user", "alice")]).check.cost == 1
 
 
-texts = st.one_of(st.sampled_from(["user", "user_id", "remote_address", "ip", "agent", ""]), st.text(max_size=20), st.text("é", min_size=500, max_size=600))
+texts = st.one_of(
+    st.sampled_from(["user", "user_id", "remote_address", "ip", "agent", ""]),
+    st.text(max_size=20),
+    st.text("é", min_size=500, max_size=600),
+)
 
 
-@given(descriptors=st.lists(st.lists(st.tuples(texts, texts), max_size=4), max_size=6), domain=texts, hits=st.integers(0, 2**32 - 1))
+@given(
+    descriptors=st.lists(st.lists(st.tuples(texts, texts), max_size=4), max_size=6),
+    domain=texts,
+    hits=st.integers(0, 2**32 - 1),
+)
 def test_any_content_is_planned_within_bounds_and_answered(descriptors: list[Pairs], domain: str, hits: int) -> None:
     planned = plan(*descriptors, domain=domain, hits=hits)
     assert len(planned.template.positions) == len(descriptors)

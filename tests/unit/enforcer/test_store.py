@@ -26,7 +26,7 @@ def unpack(command: bytes) -> list[str]:
     return words
 
 
-def interpret(command: bytes) -> tuple[int, list[tuple[list[str], str, int, list[tuple[list[int | str], bool]]]]]:
+def interpret(command: bytes) -> tuple[int, list[tuple[list[str], str, int, list[tuple[list[object], bool]]]]]:
     """Read a call as the script's header tells: for each check its keys, action, cost, and limits."""
     name, sha, count, *rest = unpack(command)
     assert (name, sha) == ("EVALSHA", CHECK.sha)

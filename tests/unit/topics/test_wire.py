@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from pydantic import BaseModel
 
 from topics import events, wire
 from topics.codec import decode
@@ -26,13 +27,13 @@ def list_struct_fields(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return fields
 
 
-def list_model_fields(model: type[events.BaseModel]) -> dict[str, Any]:
+def list_model_fields(model: type[BaseModel]) -> dict[str, Any]:
     return {name: _NONE if each.is_required() else each.default for name, each in model.model_fields.items() if name != "type"}
 
 
 @pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
 def test_struct_and_model_have_the_same_fields_and_defaults(struct: type[msgspec.Struct]) -> None:
-    model: type[events.BaseModel] = getattr(events, struct.__name__)
+    model: type[BaseModel] = getattr(events, struct.__name__)
     assert list_struct_fields(struct) == list_model_fields(model)
 
 
