@@ -109,6 +109,8 @@ class Detector:
             broker_session_timeout=6.0,
             broker_heartbeat_interval=2.0,
             broker_rebalance_timeout=10.0,
+            # A standby would hold the state of partitions that it does not read.
+            table_standby_replicas=0,
             # Nothing may wait for acks that never come.
             stream_wait_empty=False,
             producer_compression_type="lz4",
@@ -210,12 +212,14 @@ class Detector:
         shard = self._find_shard(partition, offset)
         if shard is None:
             return
+        taken_ms = int((message.timestamp or 0) * 1000)
         try:
-            weighing = shard.weigh(offset, decode_denials(message.value))
+            record = decode_denials(message.value)
+            weighing = shard.weigh(offset, record, taken_ms=taken_ms)
             if weighing.kind == "reread" and self.app.consumer.highwater(message.tp) <= shard.offset:
                 log.error("topic_made_anew", topic=DENIALS.name, partition=partition, offset=offset, known=shard.offset)
                 shard.forget()
-                weighing = shard.weigh(offset, decode_denials(message.value))
+                weighing = shard.weigh(offset, record, taken_ms=taken_ms)
             await self._punish(message, weighing)
         except UndecodableRecord as error:
             await self._set_aside(message, error, "undecodable")

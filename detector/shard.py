@@ -34,7 +34,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     offset: int
     """Last record that the windows include."""
     touched_ms: int
-    """The partition's clock then: denials that come late from a spool are new, however old their event times are."""
+    """When the broker took that record. Denials that come late from a spool are new, however old their event times are."""
     windows: dict[str, Window]
     """By rule."""
 
@@ -43,7 +43,8 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
     """How far one source was read."""
 
     n: int
-    at_ms: int
+    taken_ms: int
+    """When the broker took that record."""
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):
@@ -62,7 +63,7 @@ class Weighing:
         kind: ``folds``, ``heartbeat``, ``closed``, ``reread`` or ``doubled``.
         rows: Changed rows.
         mark: Source and its new mark; a mark of None is dropped.
-        at_ms: When it was written, or 0.
+        taken_ms: When the broker took it, or 0.
         crossings: What has to have effect before the record may be accepted.
         origin: Where those come from.
         denials: Counted, by rule.
@@ -74,7 +75,7 @@ class Weighing:
     kind: str
     rows: Mapping[str, Row] = field(default_factory=dict)
     mark: tuple[str, Mark | None] | None = None
-    at_ms: int = 0
+    taken_ms: int = 0
     crossings: tuple[Crossing, ...] = ()
     origin: Origin | None = None
     denials: Mapping[str, int] = field(default_factory=dict)
@@ -129,24 +130,25 @@ class Shard:
     def __len__(self) -> int:
         return len(self._rows) + sum(row is not None and key not in self._rows for key, row in self._fresh.items())
 
-    def weigh(self, offset: int, record: Event) -> Weighing:
+    def weigh(self, offset: int, record: Event, *, taken_ms: int) -> Weighing:
         """Say what a record would change. Changes nothing itself.
 
         Args:
             offset: Of the record; records that are included already are told by it.
             record: ``FoldsEvent``, ``HeartbeatEvent`` or ``ClosedEvent``.
+            taken_ms: When the broker took it. It tells what is idle, and nothing else.
         """
         if offset <= self.offset:
             return Weighing(offset, "reread")
         if isinstance(record, FoldsEvent):
-            return self._weigh_folds(offset, record)
+            return self._weigh_folds(offset, record, taken_ms)
         if isinstance(record, ClosedEvent):
             # What a source that drained in order has written is all there: nobody will write it again.
-            return Weighing(offset, "closed", mark=(record.source, None), at_ms=record.at_ms, missing=self._miss(record))
+            return Weighing(offset, "closed", mark=(record.source, None), taken_ms=taken_ms, missing=self._miss(record))
         if isinstance(record, HeartbeatEvent):
             missing = self._miss(record)
-            mark = (record.source, Mark(record.seq, record.at_ms)) if missing else None
-            return Weighing(offset, "heartbeat", mark=mark, at_ms=record.at_ms, missing=missing)
+            mark = (record.source, Mark(record.seq, taken_ms)) if missing else None
+            return Weighing(offset, "heartbeat", mark=mark, taken_ms=taken_ms, missing=missing)
         raise TypeError(f"{type(record).__name__} is no record of topic denials")
 
     def accept(self, weighing: Weighing) -> None:
@@ -154,7 +156,7 @@ class Shard:
         if weighing.offset <= self.offset:
             return
         self.offset = weighing.offset
-        self._clock_ms = max(self._clock_ms, weighing.at_ms)
+        self._clock_ms = max(self._clock_ms, weighing.taken_ms)
         self._fresh.update(weighing.rows)
         if weighing.mark:
             source, mark = weighing.mark
@@ -195,10 +197,10 @@ class Shard:
             self._has_new_marks = False
         return Changes(rows, progress, self.offset)
 
-    def _weigh_folds(self, offset: int, record: FoldsEvent) -> Weighing:
+    def _weigh_folds(self, offset: int, record: FoldsEvent, taken_ms: int) -> Weighing:
         mark = self._marks.get(record.source)
         if mark and record.n <= mark.n:
-            return Weighing(offset, "doubled", at_ms=record.at_ms)
+            return Weighing(offset, "doubled", taken_ms=taken_ms)
         rows: dict[str, Row] = {}
         crossings = []
         denials: dict[str, int] = {}
@@ -219,13 +221,13 @@ class Shard:
                 tally[rule.name] = tally.get(rule.name, 0) + fold.count
                 if step.crossing:
                     crossings.append(msgspec.structs.replace(step.crossing, fold=index))
-            rows[fold.subject] = Row(offset, max(self._clock_ms, record.at_ms), windows)
+            rows[fold.subject] = Row(offset, taken_ms, windows)
         return Weighing(
             offset,
             "folds",
             rows=rows,
-            mark=(record.source, Mark(record.n, record.at_ms)),
-            at_ms=record.at_ms,
+            mark=(record.source, Mark(record.n, taken_ms)),
+            taken_ms=taken_ms,
             crossings=tuple(crossings),
             origin=Origin(self._partition, offset, record.source, record.n),
             denials=denials,
@@ -269,6 +271,6 @@ class Shard:
             self.evicted += 1
 
     def _forget_sources(self) -> None:
-        recent = {source: mark for source, mark in self._marks.items() if mark.at_ms + FORGET_SOURCE_MS > self._clock_ms}
-        newest = sorted(recent, key=lambda source: recent[source].at_ms)[-MOST_SOURCES:]
+        recent = {source: mark for source, mark in self._marks.items() if mark.taken_ms + FORGET_SOURCE_MS > self._clock_ms}
+        newest = sorted(recent, key=lambda source: recent[source].taken_ms)[-MOST_SOURCES:]
         self._marks = {source: recent[source] for source in newest}
