@@ -50,7 +50,11 @@ schemas: setup
 	$(BIN)/python -m topics schemas --out topics/schemas
 
 bench: setup
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench all
+
+# CPU per decision against an empty handler's; fails when the decision path has become dear.
+bench-smoke: setup
+	$(BIN)/python -m bench smoke
 
 check: lint types proto-check test
 
