@@ -33,7 +33,7 @@ from topics.events import DecisionEvent
 REACHABLE_WITHIN_S = 10.0
 AUDITED_WITHIN_S = 30.0
 GZIP_MAGIC = b"\x1f\x8b"
-_CONSOLE = Console()
+_CONSOLE = Console(width=None if Console().is_terminal else 160)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ LINE_EVERY_S = 5.0
 ABUSE_EVERY_S = 0.5
 FIRST_DECISION_WITHIN_S = 10.0
 
-_CONSOLE = Console()
+_CONSOLE = Console(width=None if Console().is_terminal else 160)
 
 
 async def run(folder: Path, console: Console) -> None:

@@ -24,22 +24,22 @@ class StartReport:
         self._status = Status("starting", console=console)
         self._began = time.monotonic()
         self._last = ""
+        self._has_told_download = False
         self._told_at = 0.0
         self._quiet = False
         self._starting: set[str] = set()
 
     def tell_progress(self, progress: Progress) -> None:
         """Take a step; from any thread."""
-        share = f" {progress.done_bytes / 1e6:.0f} of {progress.total_bytes / 1e6:.0f} MB" if progress.total_bytes else ""
-        text = progress.text + share
-        if self._console.is_terminal:
-            self._status.update(text)
+        self._status.update(progress.text)
         now = time.monotonic()
-        is_new_step = progress.text != self._last
+        # A download's text changes with every file: a terminal shows it in its status line, a log takes one line now and then.
+        is_download = progress.total_bytes > 0
         is_due = now - self._told_at > LINE_EVERY_S and not self._console.is_terminal
-        if is_new_step or is_due:
+        if is_due if is_download and self._has_told_download else progress.text != self._last:
             self._last, self._told_at = progress.text, now
-            self._print(text)
+            self._has_told_download = is_download
+            self._print(progress.text)
 
     def tell_state(self, state: ServiceState) -> None:
         """Take a new state of a part."""
