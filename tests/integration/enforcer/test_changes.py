@@ -1,0 +1,67 @@
+"""What the scripts publish ends what an enforcer remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+
+from enforcer.bucket import Status
+from enforcer.changes import follow_changes
+from enforcer.decision import Reading
+from enforcer.refusals import Refusals
+from lua.keys import CHANGES_CHANNEL
+from tests.unit.enforcer.builders import make_plan
+
+REFUSED = Reading(1_700_000_000_000_000, Status.LIMIT, 1000, 0b1, 0b1, (0,))
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():  # noqa: ASYNC110 what is waited for tells nobody
+            await asyncio.sleep(0.001)
+
+
+async def test_published_change_ends_the_memory_of_its_subject_alone(redis_client: Redis, redis_url: str) -> None:
+    refusals = Refusals()
+    sent_s = time.monotonic()
+    following = asyncio.create_task(follow_changes(redis_url, refusals))
+    try:
+
+        async def count_listeners() -> int:
+            return int((await redis_client.pubsub_numsub(CHANGES_CHANNEL))[0][1])
+
+        async with asyncio.timeout(20):
+            while not await count_listeners():  # noqa: ASYNC110 what is waited for tells nobody
+                await asyncio.sleep(0.001)
+        # Subscribing clears what was remembered before; that it is over is seen by an entry that stays.
+        reading = Reading(REFUSED.now_us, Status.LIMIT, 1000, 0b1, 0b1, (0,), sent_s=sent_s)
+
+        def is_known(user: str) -> bool:
+            return refusals.find(make_plan(user), sent_s) is not None
+
+        await redis_client.publish(CHANGES_CHANNEL, b"not json")
+        await redis_client.publish(CHANGES_CHANNEL, b'{"subject":"user=first"}')
+        await until(lambda: bool(refusals._changed))
+        for user in ("alice", "bob"):
+            refusals.remember(make_plan(user), reading)
+        assert is_known("alice")
+        await redis_client.publish(CHANGES_CHANNEL, b'{"subject":"user=alice","state":{"v":1,"rev":2}}')
+        await until(lambda: not is_known("alice"))
+        assert is_known("bob")
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_subscribing_forgets_what_may_have_changed_before(redis_client: Redis, redis_url: str) -> None:
+    refusals = Refusals()
+    refusals.remember(make_plan(), REFUSED)
+    following = asyncio.create_task(follow_changes(redis_url, refusals))
+    try:
+        await until(lambda: refusals.find(make_plan(), 0.0) is None)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
