@@ -75,7 +75,7 @@ class LoadReport(msgspec.Struct, frozen=True):
     ok: int
     over_limit: int
     other: int
-    """Decisions with an unknown outcome."""
+    """Decisions with an unknown outcome, or with an error in their place."""
     degraded: int
     cached: int
     errors: dict[int, int]

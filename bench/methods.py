@@ -22,6 +22,8 @@ class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Varint with the outcome; absent reads as 0."""
     ok_codes: tuple[int, ...] = ()
     over_codes: tuple[int, ...] = ()
+    error_field: int = 0
+    """Message that says why there is no decision."""
     degraded_field: int = 0
     cached_field: int = 0
 

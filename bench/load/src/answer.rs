@@ -6,6 +6,8 @@ use crate::spec::Answer;
 #[derive(Default, Clone, Copy, PartialEq, Debug)]
 pub struct Decision {
     pub code: u64,
+    /// It says that it is none.
+    pub failed: bool,
     pub degraded: bool,
     pub cached: bool,
 }
@@ -39,6 +41,7 @@ fn read_decision(mut rest: &[u8], answer: &Answer) -> Option<Decision> {
             }
             Value::Bytes(bytes) => !bytes.is_empty(),
         };
+        decision.failed |= number == answer.error_field && is_set;
         decision.degraded |= number == answer.degraded_field && is_set;
         decision.cached |= number == answer.cached_field && is_set;
     }
@@ -92,7 +95,7 @@ mod tests {
     use super::*;
 
     fn answer(item_field: u64) -> Answer {
-        Answer { item_field, code_field: 1, ok_codes: vec![1], over_codes: vec![2], degraded_field: 10, cached_field: 11 }
+        Answer { item_field, code_field: 1, ok_codes: vec![1], over_codes: vec![2], error_field: 5, degraded_field: 10, cached_field: 11 }
     }
 
     fn read_all(message: &[u8], item_field: u64) -> Option<Vec<Decision>> {
@@ -104,7 +107,7 @@ mod tests {
     #[test]
     fn a_single_answer_is_one_decision() {
         let message = [0x08, 2, 0x1a, 1, b'p', 0x58, 1];
-        assert_eq!(read_all(&message, 0), Some(vec![Decision { code: 2, degraded: false, cached: true }]));
+        assert_eq!(read_all(&message, 0), Some(vec![Decision { code: 2, cached: true, ..Decision::default() }]));
     }
 
     #[test]
@@ -112,6 +115,11 @@ mod tests {
         let message = [0x0a, 2, 0x08, 1, 0x0a, 2, 0x50, 1, 0x0a, 0];
         let codes: Vec<_> = read_all(&message, 1).unwrap().iter().map(|one| (one.code, one.degraded)).collect();
         assert_eq!(codes, [(1, false), (0, true), (0, false)]);
+    }
+
+    #[test]
+    fn a_decision_with_an_error_is_none() {
+        assert!(read_all(&[0x0a, 3, 0x2a, 1, b'!'], 1).unwrap()[0].failed);
     }
 
     #[test]

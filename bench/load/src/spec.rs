@@ -43,6 +43,8 @@ pub struct Answer {
     pub code_field: u64,
     pub ok_codes: Vec<u64>,
     pub over_codes: Vec<u64>,
+    /// A message that says why there is no decision.
+    pub error_field: u64,
     pub degraded_field: u64,
     pub cached_field: u64,
 }

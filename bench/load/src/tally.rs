@@ -38,7 +38,7 @@ pub struct Report {
     pub decisions: u64,
     pub ok: u64,
     pub over_limit: u64,
-    /// Decisions with a code that is neither.
+    /// Decisions with a code that is neither, or with an error.
     pub other: u64,
     pub degraded: u64,
     pub cached: u64,
@@ -108,10 +108,10 @@ impl Tally {
             report.decisions += 1;
             report.degraded += u64::from(decision.degraded);
             report.cached += u64::from(decision.cached);
-            let is_ok = answer.ok_codes.contains(&decision.code);
+            let is_ok = !decision.failed && answer.ok_codes.contains(&decision.code);
             if is_ok {
                 report.ok += 1;
-            } else if answer.over_codes.contains(&decision.code) {
+            } else if !decision.failed && answer.over_codes.contains(&decision.code) {
                 report.over_limit += 1;
             } else {
                 report.other += 1;
