@@ -36,6 +36,7 @@ log = structlog.get_logger("detector")
 GROUP = "ratchet-detector"
 TABLE = "windows"
 FLUSH_EVERY_S = 0.5
+SEEK_AGAIN_AFTER_S = 1.0
 LONGEST_PAUSE_S = 2.0
 
 T = TypeVar("T")
@@ -91,8 +92,7 @@ class Detector:
         self._is_torn = False
         self.handled = 0
         """Records handled since the start; what the watch on progress compares."""
-        self.failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Why the process has to end, once it has to."""
+        self._sought_until: dict[int, float] = {}
         self.app = faust.App(
             GROUP,
             broker=[f"kafka://{address}" for address in bootstrap.split(",")],
@@ -209,8 +209,8 @@ class Detector:
 
     async def _handle(self, message: faust.types.Message) -> None:
         partition, offset = message.partition, message.offset
-        shard = self._find_shard(partition, offset)
-        if shard is None:
+        shard = self._find_shard(message)
+        if not await self._is_next(message, shard):
             return
         taken_ms = int((message.timestamp or 0) * 1000)
         try:
@@ -234,8 +234,8 @@ class Detector:
             self._count(weighing, shard.evicted - evicted)
         self.handled += 1
 
-    def _find_shard(self, partition: int, offset: int) -> Shard | None:
-        """Give the partition's memory; None, and the end of the process, when somebody else has counted meanwhile."""
+    def _find_shard(self, message: faust.types.Message) -> Shard:
+        partition = message.partition
         shard = self._shards.get(partition)
         if shard is None:
             store: Any = self._table.data
@@ -244,11 +244,36 @@ class Detector:
             rows = {key[len(prefix) :].decode(): store.data.pop(key) for key in list(store.data) if key.startswith(prefix)}
             progress = rows.pop("", None)
             shard = self._shards[partition] = Shard(partition, self._rules, rows, progress)
-            log.info("partition_taken", partition=partition, subjects=len(shard), offset=offset, included=shard.offset)
-        elif offset > shard.offset + 1 > 0:
-            self._fail(f"partition {partition} went on from {shard.offset} to {offset} elsewhere; the state is read again")
-            return None
+            log.info("partition_taken", partition=partition, subjects=len(shard), offset=message.offset, included=shard.offset)
+            # Heartbeats alone are committed without a progress of their own: what is committed is included.
+            consumer: Any = self.app.consumer
+            committed = consumer._committed_offset.get(message.tp)  # noqa: SLF001 - where Faust began to read
+            shard.skip((committed or 0) - 1)
         return shard
+
+    async def _is_next(self, message: faust.types.Message, shard: Shard) -> bool:
+        """Whether nothing is missing before a record; if something is, read again from there.
+
+        Faust drops records that it fetched around a rebalance. They are still in Kafka, unless retention took them.
+        """
+        expected = shard.offset + 1
+        if message.offset <= expected:
+            return True
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._sought_until.get(message.partition, 0.0):
+            return False
+        earliest = (await self.app.consumer.earliest_offsets(message.tp))[message.tp]
+        if earliest is not None and earliest > expected:
+            if message.offset > earliest:
+                expected = earliest
+            else:
+                log.error("records_expired", partition=message.partition, expected=expected, earliest=earliest)
+                return True
+        log.warning("reading_again", partition=message.partition, expected=expected, offset=message.offset)
+        await self.app.consumer.seek_wait({message.tp: expected})
+        # Records that were fetched before still come, and are left alone; should they outrun the seek, it is repeated.
+        self._sought_until[message.partition] = loop.time() + SEEK_AGAIN_AFTER_S
+        return False
 
     async def _punish(self, message: faust.types.Message, weighing: Weighing) -> None:
         """Apply what was crossed, in order, and tell of it. Comes back only when Redis and Kafka have it."""
@@ -317,10 +342,6 @@ class Detector:
             metrics.denials.labels(rule).inc(count)
         for rule, count in weighing.late.items():
             metrics.late.labels(rule).inc(count)
-
-    def _fail(self, reason: str) -> None:
-        if not self.failure.done():
-            self.failure.set_result(reason)
 
     async def _on_revoked(self, _app: object, revoked: set[TP], **_: object) -> None:
         # The next owner starts from what is committed: the more is written down now, the less it reads again.

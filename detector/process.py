@@ -165,8 +165,6 @@ class _Watch:
         # While Redis or Kafka is away a restart would not help.
         if detector.handled != self._handled or not lag or detector.is_waiting:
             self._handled, self._moved_at = detector.handled, time.monotonic()
-        if detector.failure.done():
-            return detector.failure.result()
         if detector.app.crashed or detector.app.should_stop:
             return f"the app ended: {detector.app.crash_reason!r}"
         if time.monotonic() - self._moved_at > STALLED_AFTER_S:

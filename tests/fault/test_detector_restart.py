@@ -104,7 +104,12 @@ async def assert_undisturbed(detector: DetectorProcess, enforcer: Enforcer, clie
                 told.setdefault(VerdictEvent.model_validate_json(value).verdict_id, set()).add(value)
         return told if told.keys() >= verdicts else {}
 
-    told = await poll(tell, "all verdicts")
+    try:
+        told = await poll(tell, "all verdicts")
+    except AssertionError:
+        lines = {str(line["verdict_id"]): line for line in detector.lines() if line.get("subject") in users}
+        assert lines.keys() == verdicts
+        raise
     assert told.keys() == verdicts
     assert [len(values) for values in told.values()] == [1] * len(verdicts)  # told again, it is told in the same bytes
     applied: Counter[str] = Counter()
