@@ -1,7 +1,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples.access_log import (
@@ -108,11 +108,13 @@ def test_malformed_line_says_where_and_why(line: str, why: str) -> None:
     assert len(found.excerpt) <= 120
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_no_line_raises(line: str) -> None:
     assert isinstance(parse_line(line, 1), LogRecord | MalformedLine)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(min_codepoint=32, blacklist_categories=["Cs"])))
 def test_any_user_agent_comes_back(agent: str) -> None:
     escaped = agent.replace("\\", "\\\\").replace('"', '\\"')
