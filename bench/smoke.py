@@ -32,7 +32,7 @@ class Comparison:
     most: float
 
 
-COMPARISONS = (Comparison("native", "front", 4.0), Comparison("grpcio", "grpcio", 3.0))
+COMPARISONS = (Comparison("native", "front", 3.6), Comparison("grpcio", "grpcio", 2.1))
 
 
 class SmokeFailed(Exception):  # noqa: N818 it says what happened
