@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,12 +21,13 @@ ROOT = Path(__file__).resolve().parent.parent
 POLICIES = Path(__file__).parent / "policies" / "bench.yaml"
 _READY_WITHIN_S = 20.0
 _STOP_WITHIN_S = 20.0
+_TOLD_CHARACTERS = 4000
 
 _ports = PortChooser()
 
 
 class ServerFailed(Exception):  # noqa: N818 it says what happened
-    """The server did not get ready; the message ends with what it logged. Nothing of it runs any more."""
+    """The server did not get ready; what it logged is on standard error. Nothing of it runs any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,7 @@ def _run(arguments: list[str], port: int) -> Iterator[Serving]:
                 try:
                     grpc.channel_ready_future(channel).result(timeout=_READY_WITHIN_S)
                 except grpc.FutureTimeoutError as error:
-                    output.seek(0)
-                    raise ServerFailed(f"{arguments[0]} did not get ready:\n{output.read().decode()}") from error
+                    raise ServerFailed(f"{arguments[0]} did not get ready") from error
             yield Serving(address, process.pid)
         finally:
             process.terminate()
@@ -92,3 +93,8 @@ def _run(arguments: list[str], port: int) -> Iterator[Serving]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            output.seek(0)
+            # What it warned of explains its figures, and a server that had to be killed has not sent all of its events.
+            sys.stderr.write(output.read().decode(errors="replace")[-_TOLD_CHARACTERS:])
+            if process.returncode not in {0, -signal.SIGTERM}:
+                sys.stderr.write(f"{arguments[0]} ended with {process.returncode}\n")

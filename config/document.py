@@ -83,8 +83,9 @@ def parse_document(text: str, model: type[Model], *, name: str) -> Loaded[Model]
     if len(text) > _LARGEST_BYTES:
         raise DocumentError([f"{name}: larger than {_LARGEST_BYTES} bytes"])
     try:
+        _reject_aliases(text, name)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        _reject_aliases_and_doubles(root, name)
+        _reject_doubles(root, name)
         content = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -102,17 +103,19 @@ def parse_document(text: str, model: type[Model], *, name: str) -> Loaded[Model]
     return Loaded(parsed, hashlib.sha256(text.encode()).hexdigest()[:12], text)
 
 
-def _reject_aliases_and_doubles(root: yaml.Node | None, name: str) -> None:
-    """YAML lets a key stand twice and the last one win, and an alias repeat itself without bound: neither is meant."""
-    seen: set[int] = set()
+def _reject_aliases(text: str, name: str) -> None:
+    """An alias may repeat itself without bound."""
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise DocumentError([f"{name}:{line}: aliases (*name) are not allowed; write it out"])
+
+
+def _reject_doubles(root: yaml.Node | None, name: str) -> None:
+    """YAML lets a key stand twice, and the last one win."""
     pending = [root] if root is not None else []
     while pending:
         node = pending.pop()
-        if isinstance(node, yaml.ScalarNode):
-            continue
-        if id(node) in seen:
-            raise DocumentError([f"{name}:{node.start_mark.line + 1}: aliases (*name) are not allowed; write it out"])
-        seen.add(id(node))
         if isinstance(node, yaml.MappingNode):
             keys: set[str] = set()
             for key, value in node.value:

@@ -187,13 +187,13 @@ class Emitter:
         while True:
             is_last = self._stop.is_set()
             try:
+                if time.monotonic() >= next_heartbeat_s:  # before the first event too: a reader then knows where to begin
+                    next_heartbeat_s = time.monotonic() + HEARTBEAT_S
+                    await self._mark(HeartbeatEvent)
                 await self._flush()
                 if is_last:
                     await self._mark(ClosedEvent)
                     return
-                if time.monotonic() >= next_heartbeat_s:
-                    next_heartbeat_s = time.monotonic() + HEARTBEAT_S
-                    await self._mark(HeartbeatEvent)
                 if must_adopt:
                     must_adopt = False
                     await self._adopt()
@@ -267,11 +267,10 @@ class Emitter:
                 segment = spool.oldest
                 try:
                     events = await asyncio.to_thread(spool.read, segment)
-                except (SpoolCorrupt, OSError) as error:
-                    lost = error.lost if isinstance(error, SpoolCorrupt) else []
-                    events = error.readable if isinstance(error, SpoolCorrupt) else []
-                    log.error("spool_corrupt", error=str(error), folder=str(spool.folder))  # noqa: TRY400 no traceback helps
-                    self._announce("spool_corrupt", lost)
+                except SpoolCorrupt as error:
+                    log.error("spool_corrupt", error=str(error), segment=str(segment))  # noqa: TRY400 no traceback helps
+                    events = error.readable
+                    self._announce("spool_corrupt", error.lost)
             refused: EmissionFailed | None = None
             try:
                 await self._send_decisions(events)

@@ -61,7 +61,7 @@ class Fallback:
                     return Reading(now_us, Status.BAN, ban=ban, is_degraded=True)
         terms = [limit.terms for limit in plan.limits]
         full = tuple(t.capacity_units for t in terms)
-        if plan.template.policy.without_redis == "allow":
+        if plan.template.policy.without_redis == "allow" or not terms:
             return Reading(now_us, Status.ALLOW, levels=full, is_degraded=True)
         if plan.template.policy.without_redis == "deny":
             mask = sum(1 << i for i, limit in enumerate(plan.limits) if not limit.is_shadow)

@@ -12,9 +12,8 @@ from topics.partition import choose_partitions
 from topics.wire import Fold, FoldsEvent
 
 LARGEST_RECORD_BYTES = 512 * 1024
-LARGEST_FOLD_BYTES = 4 * 1024
-"""A subject of 256 bytes, 64 hashes of 15 digits, eight foldable attributes: about 3 KB at most."""
-_FOLDS_PER_RECORD = LARGEST_RECORD_BYTES // LARGEST_FOLD_BYTES
+"""Of one record. A fold alone is far below: its attributes are at most 8 KB."""
+_HEAD_BYTES = 1024
 
 _encode = msgspec.json.Encoder().encode
 
@@ -39,14 +38,14 @@ class FoldRecords:
             partitions: Of the topic, as the broker has it.
             at_ms: Time of the flush.
         """
-        by_partition: dict[int, list[Fold]] = defaultdict(list)
+        by_partition: dict[int, list[bytes]] = defaultdict(list)
         for fold, partition in zip(folds, choose_partitions([f.subject.encode() for f in folds], partitions), strict=True):
-            by_partition[partition].append(fold)
+            by_partition[partition].append(_encode(fold))
         for partition, mine in by_partition.items():
-            for start in range(0, len(mine), _FOLDS_PER_RECORD):
+            for record in _split(mine):
                 self.numbers[partition] += 1
-                record = FoldsEvent(self.source, self.numbers[partition], at_ms, mine[start : start + _FOLDS_PER_RECORD])
-                self._unsent[partition].append(_encode(record))
+                event = FoldsEvent(self.source, self.numbers[partition], at_ms, [msgspec.Raw(fold) for fold in record])
+                self._unsent[partition].append(_encode(event))
 
     def unsent(self) -> dict[int, list[bytes]]:
         """What waits, by partition, in order."""
@@ -56,3 +55,16 @@ class FoldRecords:
         """The first ``count`` records of a partition are acknowledged."""
         for _ in range(count):
             self._unsent[partition].popleft()
+
+
+def _split(folds: Sequence[bytes]) -> list[list[bytes]]:
+    """Share encoded folds out over as few records as hold them."""
+    records: list[list[bytes]] = []
+    room = 0
+    for fold in folds:
+        if len(fold) + 1 > room:
+            records.append([])
+            room = LARGEST_RECORD_BYTES - _HEAD_BYTES
+        records[-1].append(fold)
+        room -= len(fold) + 1
+    return records

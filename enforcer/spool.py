@@ -126,8 +126,7 @@ class Spool:
         """Read one segment; it stays until it is discarded.
 
         Raises:
-            SpoolCorrupt: Part of it is not what was written.
-            OSError: It cannot be read at all.
+            SpoolCorrupt: Part of it, or all, is not what was written.
         """
         return _read(segment)
 
@@ -211,7 +210,10 @@ def _read_head(content: bytes, path: Path) -> tuple[list[int], int]:
 
 
 def _read(path: Path) -> list[Spooled]:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SpoolCorrupt([], _read_head(b"", path)[0]) from error
     seqs, position = _read_head(content, path)
     records: list[Spooled] = []
     while 0 <= position < len(content):

@@ -361,7 +361,10 @@ def read_result(plan: Plan, result: Sequence[Any], now_us: int, sent_s: float) -
         if len(result) > end:
             until_ms, rule, verdict_id, subject = result[end:]
             warned = Warned(until_ms, rule.decode(), verdict_id.decode(), plan.subjects[subject - 1])
-        return Reading(now_us, status, result[1], result[2], result[3], tuple(result[4:end]), None, warned, sent_s=sent_s)
+        refused, refused_at_1 = result[2], result[3]
+        if isinstance(refused, bytes):
+            refused, refused_at_1 = int(refused[::-1], 2), int(refused_at_1[::-1], 2)
+        return Reading(now_us, status, result[1], refused, refused_at_1, tuple(result[4:end]), None, warned, sent_s=sent_s)
     if status == Status.BAN:
         _, until_ms, level, rule, verdict_id, subject, scope = result
         ban = Ban(

@@ -25,7 +25,7 @@
 -- Returns { now_us, result, ... }, one result for each check, or { now_us } when the deadline had passed:
 --   allowed, refused      { 0 | 1 limit | 2 throttled, factor, refused, refused_at_1, level..., [warning] }
 --                         refused, refused_at_1: sums of 2^(i-1) of the limits with too few tokens, at the factor in force
---                         and at factor 1; level: units left in each bucket; warning: until_ms, rule, verdict_id, subject index
+--                         and at factor 1, beyond 48 limits (a number holds no more) as text of 0 and 1, the first limit first; level: units left in each bucket; warning: until_ms, rule, verdict_id, subject index
 --   banned                { 3, until_ms, level, rule, verdict_id, subject index, scope }
 --   failed                { 4, error text }
 --
@@ -33,6 +33,7 @@
 -- "level time_ticks tag" or, while a factor lowers the limit, "level time_ticks tag level_at_1 remainder"
 -- (remainder: thousandths of a tick that are not yet credited).
 
+local MOST_BITS = 48
 local ALLOW, LIMIT, THROTTLED, BAN, FAILED = 0, 1, 2, 3, 4
 local UNLOWERED = 1000
 
@@ -185,6 +186,14 @@ local function write(key, bucket, terms, factor)
   call('SET', key, value, 'PX', format('%.0f', expire_ms))
 end
 
+local function mark(buckets, has)
+  local marks = {}
+  for i = 1, #buckets do
+    marks[i] = buckets[i][has] and '0' or '1'
+  end
+  return table.concat(marks)
+end
+
 local function check(shape, first_key)
   local cost, limits = shape.cost, shape.limits
   local ban, factor, warning = judge(first_key, shape.subjects, shape.action, shape.factor)
@@ -212,6 +221,9 @@ local function check(shape, first_key)
     buckets[i], bit = bucket, bit * 2
   end
 
+  if limits > MOST_BITS then
+    refused, refused_at_1 = mark(buckets, 'has'), mark(buckets, 'has_at_1')
+  end
   local status = passes and ALLOW or (passes_at_1 and THROTTLED or LIMIT)
   local result = { status, factor, refused, refused_at_1 }
   for i = 1, limits do

@@ -85,5 +85,6 @@ class FoldsEvent(msgspec.Struct, tag="folds", tag_field="type", omit_defaults=Tr
     source: str
     n: int
     at_ms: int
-    folds: list[Fold]
+    folds: list[Fold] | list[msgspec.Raw]
+    """Raw where they have been encoded before, to be measured."""
     v: int = 1

@@ -38,7 +38,7 @@ class KeptLog(KafkaLog):
     records: list[tuple[str, int, Record]] = field(default_factory=list)
     is_open: bool = False
     refusals: int = 0
-    """How many sends are still to be refused."""
+    """How many sends of decisions are still to be refused."""
     connections: int = 0
     may_connect: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -54,7 +54,7 @@ class KeptLog(KafkaLog):
 
     async def send(self, topic: str, partition: int, records: list[Record]) -> None:  # type: ignore[override]
         assert self.is_open
-        if self.refusals:
+        if self.refusals and any(key is not None for key, _ in records):
             self.refusals -= 1
             raise EmissionFailed(f"{topic}/{partition}: refused")
         self.records += [(topic, partition, record) for record in records]
