@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import resource
 from dataclasses import dataclass
 
 import msgspec
@@ -46,6 +47,8 @@ class Measurement(msgspec.Struct, frozen=True):
     server_cpu_us: float
     redis_cpu_us: float | None
     kafka_cpu_us: float | None
+    load_cpu_us: float
+    """Of the generator: with those of Redis and Kafka it says how far the other core was used."""
     server_busy: float
     """CPU seconds of the server per second: near 1 on one core, the server is what limits the throughput."""
     redis_script_calls: float | None
@@ -84,6 +87,8 @@ class Counters:
     server: Usage
     kafka: Usage | None
     redis: RedisUsage | None
+    load_cpu_s: float
+    """Of all generators that have run."""
 
 
 def measure(target: Target, method: Method, load: Load, *, bound: Bound | None = None) -> Measurement:
@@ -132,6 +137,7 @@ def compare(before: Counters, after: Counters, load: Load, seen: LoadReport, bou
         server_cpu_us=server_cpu_s / decisions * 1e6,
         redis_cpu_us=redis_cpu_us,
         kafka_cpu_us=kafka_cpu_us,
+        load_cpu_us=(after.load_cpu_s - before.load_cpu_s) / decisions * 1e6,
         server_busy=server_cpu_s / seen.elapsed_s,
         redis_script_calls=script_calls,
         redis_commands=commands,
@@ -155,10 +161,12 @@ def judge_abusers(seen: LoadReport, bound: Bound | None) -> int | None:
 
 
 def _read_counters(target: Target, client: redis.Redis | None) -> Counters:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return Counters(
         server=read_usage(target.server_pid),
         kafka=None if target.kafka_pid is None else read_usage(target.kafka_pid),
         redis=None if client is None else _read_redis(client),
+        load_cpu_s=ended.ru_utime + ended.ru_stime,
     )
 
 

@@ -56,7 +56,9 @@ def run_enforcer(
     port = _ports.choose()
     arguments = ["enforcer", "run", "--port", str(port), "--metrics-port", "0", "--drain-ms", "0", "--log-level", "warning"]
     arguments += ["--redis", redis_url, "--kafka", kafka_bootstrap or f"{LOOPBACK}:{_ports.choose()}"]
-    with _run([*arguments, "--transport", transport, "--policies", str(policies), "--instance", "bench"], port) as serving:
+    arguments += ["--transport", transport, "--policies", str(policies), "--instance", "bench"]
+    # A spool of its own: the next enforcer must not send what this one could not.
+    with tempfile.TemporaryDirectory(prefix="ratchet-bench-") as spool, _run([*arguments, "--spool", spool], port) as serving:
         yield serving
 
 

@@ -43,6 +43,7 @@ _COLUMNS: tuple[tuple[str, int, Callable[[Measurement], float | None]], ...] = (
     ("server µs", 1, lambda one: one.server_cpu_us),
     ("Redis µs", 1, lambda one: one.redis_cpu_us),
     ("Kafka µs", 1, lambda one: one.kafka_cpu_us),
+    ("load µs", 1, lambda one: one.load_cpu_us),
     ("script calls", 3, lambda one: one.redis_script_calls),
     ("p50 ms", 2, lambda one: one.seen.latency.p50_us / 1e3),
     ("p99 ms", 2, lambda one: one.seen.latency.p99_us / 1e3),

@@ -35,6 +35,7 @@ def make_measurement(server_cpu_us: float, *, new_keys: int | None = None, new_b
         server_cpu_us=server_cpu_us,
         redis_cpu_us=None,
         kafka_cpu_us=None,
+        load_cpu_us=4.0,
         server_busy=0.5,
         redis_script_calls=None,
         redis_commands=None,

@@ -24,12 +24,13 @@ def test_everything_that_is_no_decision_is_a_failure() -> None:
 
 
 def test_cpu_is_the_difference_shared_among_the_decisions() -> None:
-    before = Counters(server=Usage(1.0, 50), kafka=Usage(2.0, 0), redis=None)
-    after = Counters(server=Usage(1.5, 70), kafka=Usage(2.1, 0), redis=None)
+    before = Counters(server=Usage(1.0, 50), kafka=Usage(2.0, 0), redis=None, load_cpu_s=7.0)
+    after = Counters(server=Usage(1.5, 70), kafka=Usage(2.1, 0), redis=None, load_cpu_s=7.25)
     seen = compare(before, after, Load(), make_report(decisions=10_000, elapsed_s=2.0), None)
     assert seen.server_cpu_us == 50.0
     assert seen.kafka_cpu_us is not None
     assert round(seen.kafka_cpu_us, 6) == 10.0
+    assert seen.load_cpu_us == 25.0
     assert (seen.decisions_per_s, seen.server_busy) == (5000.0, 0.25)
     assert (seen.server_rss_start_bytes, seen.server_rss_end_bytes) == (50, 70)
     assert seen.redis_cpu_us is None
