@@ -2,7 +2,7 @@
 # make test     set everything up and run the tests on real services
 # make demo     play the scenario once, without a terminal; exit 0 only if what should happen did
 # make stop     end what `make run` or `make demo` left running
-# make check    what CI runs: lint, types, generated code, tests
+# make check    what CI runs: lint, types, generated code, tests, CPU per decision
 PYTHON ?= python3
 BIN := .venv/bin
 PROTOS := $(wildcard proto/ratchet/*/*.proto)
@@ -56,7 +56,7 @@ bench: setup
 bench-smoke: setup
 	$(BIN)/python -m bench smoke
 
-check: lint types proto-check test
+check: lint types proto-check test bench-smoke
 
 # Run after a change of the dependencies in pyproject.toml. The second lock is the part of the first that the services need to
 # run: the image installs that, without the tools of developers.
