@@ -30,7 +30,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """How often who asks."""
 
     connections: int = 4
-    streams: int = 16
+    streams: int = 32
     """Calls under way on each connection in a closed loop; at most so many in an open one."""
     rate_per_s: float = 0.0
     """Calls per second, at even intervals, whatever the server does; 0 for a closed loop."""

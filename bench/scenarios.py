@@ -45,7 +45,7 @@ def over_rls(duration_s: float) -> tuple[Scenario, ...]:
 def over_checks(duration_s: float) -> tuple[Scenario, ...]:
     """Our own protocol."""
     # Fewer calls under way: each is a hundred decisions.
-    batches = Load(duration_s=duration_s, connections=2, streams=4)
+    batches = Load(duration_s=duration_s, connections=2, streams=2)
     return (
         Scenario(CHECK, check("bench_open"), Load(duration_s=duration_s)),
         Scenario(BATCH, check_batch("bench_open", CHECKS_PER_BATCH), batches),

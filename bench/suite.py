@@ -157,7 +157,8 @@ def describe_machine() -> str:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{os.cpu_count()} cores of {model}, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    release = platform.release().split("-")[0]
+    return f"{os.cpu_count()} cores of {model}, {platform.system()} {release}, Python {platform.python_version()}"
 
 
 def _target(serving: Serving, parts: Parts) -> Target:
