@@ -19,7 +19,7 @@ from bench.servers import ROOT, Serving, run_enforcer, run_floor
 from devstack.stack import StackSpec, start
 from enforcer.server import Transport
 
-CALLS = 3_000
+CALLS = 2_000
 TURNS = 3
 _CLIENT_WITHIN_S = 60.0
 
@@ -33,7 +33,7 @@ class Comparison:
     most: float
 
 
-COMPARISONS = (Comparison("native", "front", 3.6), Comparison("grpcio", "grpcio", 2.1))
+COMPARISONS = (Comparison("native", "front", 3.6), Comparison("grpcio", "grpcio", 2.4))
 
 
 class SmokeFailed(Exception):  # noqa: N818 it says what happened
