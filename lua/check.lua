@@ -39,6 +39,7 @@ local UNLOWERED = 1000
 
 local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
 local match, format, tonumber = string.match, string.format, tonumber
+local KEYS, ARGV = KEYS, ARGV
 
 local now_us = tonumber(ARGV[1])
 if not now_us then
@@ -58,10 +59,11 @@ for i = 1, tonumber(ARGV[3]) do
     capacity = tonumber(ARGV[next_arg]),
     refill = tonumber(ARGV[next_arg + 1]),
     period = tonumber(ARGV[next_arg + 2]),
-    tick_us = tick_us,
+    ticks_per_ms = 1000 / tick_us,
     tag = ARGV[next_arg + 4],
     now = floor(now_us / tick_us),
   }
+  all_terms[i].now_and_tag = format('%.0f %s', all_terms[i].now, all_terms[i].tag)
   next_arg = next_arg + 5
 end
 
@@ -127,29 +129,35 @@ local function judge(first_key, subjects, action, factor)
   return ban, factor, warning
 end
 
--- One bucket as it is now: its level at the factor, its level at factor 1 (nil while they are the same), the remainder.
-local function refill(raw, terms, factor, cost_units)
-  local capacity = terms.capacity
+-- One bucket as it is now, put into ``bucket``: its level at the factor, its level at factor 1 (false while they are the same),
+-- the remainder.
+local function refill(bucket, raw, terms, factor, cost_units)
+  local capacity, now = terms.capacity, terms.now
   if factor < UNLOWERED then
     capacity = min(capacity, max(scale(capacity, factor), cost_units))
   end
   local level, time, tag, level_at_1, remainder
   if raw then
-    level, time, tag, level_at_1, remainder = match(raw, '^(%d+) (%d+) (%S+) ?(%d*) ?(%d*)$')
+    level, time, tag = match(raw, '^(%d+) (%d+) (%S+)$')
+    if not level then
+      level, time, tag, level_at_1, remainder = match(raw, '^(%d+) (%d+) (%S+) (%d+) (%d+)$')
+    end
   end
   if tag ~= terms.tag then
-    return { level = capacity, time = terms.now, at_1 = factor < UNLOWERED and terms.capacity or nil, remainder = 0 }
+    bucket.level, bucket.time, bucket.remainder = capacity, now, 0
+    bucket.at_1 = factor < UNLOWERED and terms.capacity
+    return
   end
   level, time = tonumber(level), tonumber(time)
-  level_at_1, remainder = tonumber(level_at_1), tonumber(remainder) or 0
+  level_at_1, remainder = level_at_1 and tonumber(level_at_1), remainder and tonumber(remainder) or 0
   if factor < UNLOWERED and not level_at_1 then
     level_at_1 = level
   end
-  local elapsed = terms.now - time
+  local elapsed = now - time
   if elapsed <= 0 then
     elapsed = 0 -- a clock that steps back freezes the bucket
   else
-    time = terms.now
+    time = now
   end
   if level_at_1 then
     level_at_1 = min(terms.capacity, level_at_1 + min(elapsed, ceil((terms.capacity - level_at_1) / terms.refill)) * terms.refill)
@@ -167,32 +175,38 @@ local function refill(raw, terms, factor, cost_units)
     end
   end
   if factor == UNLOWERED and level_at_1 and level >= level_at_1 then
-    level_at_1 = nil -- nothing of an earlier factor is left to tell apart
+    level_at_1 = false -- nothing of an earlier factor is left to tell apart
   end
-  return { level = level, time = time, at_1 = level_at_1, remainder = remainder }
+  bucket.level, bucket.time, bucket.at_1, bucket.remainder = level, time, level_at_1 or false, remainder
 end
 
 local function write(key, bucket, terms, factor)
-  local ticks = ceil(ceil((terms.capacity - bucket.level) / terms.refill) * UNLOWERED / factor)
+  local level, at_1, remainder = bucket.level, bucket.at_1, bucket.remainder
+  local ticks = ceil(ceil((terms.capacity - level) / terms.refill) * UNLOWERED / factor)
   local value
-  if bucket.at_1 or bucket.remainder > 0 then
-    local at_1 = bucket.at_1 or bucket.level
+  if at_1 or remainder > 0 then
+    at_1 = at_1 or level
     ticks = max(ticks, ceil((terms.capacity - at_1) / terms.refill))
-    value = format('%.0f %.0f %s %.0f %.0f', bucket.level, bucket.time, terms.tag, at_1, bucket.remainder)
+    value = format('%.0f %.0f %s %.0f %.0f', level, bucket.time, terms.tag, at_1, remainder)
+  elseif bucket.time == terms.now then
+    value = format('%.0f %s', level, terms.now_and_tag)
   else
-    value = format('%.0f %.0f %s', bucket.level, bucket.time, terms.tag)
+    value = format('%.0f %.0f %s', level, bucket.time, terms.tag)
   end
-  local expire_ms = max(1, ceil(ticks / (1000 / terms.tick_us))) -- ticks * tick_us could pass 2^53
-  call('SET', key, value, 'PX', format('%.0f', expire_ms))
+  local expire_ms = max(1, ceil(ticks / terms.ticks_per_ms)) -- ticks * tick_us could pass 2^53
+  call('SET', key, value, 'PX', expire_ms)
 end
 
-local function mark(buckets, has)
+local function mark(buckets, limits, has)
   local marks = {}
-  for i = 1, #buckets do
+  for i = 1, limits do
     marks[i] = buckets[i][has] and '0' or '1'
   end
   return table.concat(marks)
 end
+
+-- One for each limit of a check, used again by the next check.
+local buckets = {}
 
 local function check(shape, first_key)
   local cost, limits = shape.cost, shape.limits
@@ -202,27 +216,32 @@ local function check(shape, first_key)
   end
 
   local first_bucket = first_key + shape.subjects - 1
-  local buckets, refused, refused_at_1, bit = {}, 0, 0, 1
+  local refused, refused_at_1, bit = 0, 0, 1
   local passes, passes_at_1 = true, true
   for i = 1, limits do
-    local terms, is_shadow = shape[i].terms, shape[i].is_shadow
-    local cost_units = cost * terms.period
-    local bucket = refill(call('GET', KEYS[first_bucket + i]), terms, factor, cost_units)
-    bucket.cost = cost_units
-    bucket.has, bucket.has_at_1 = bucket.level >= cost_units, (bucket.at_1 or bucket.level) >= cost_units
-    if not bucket.has then
+    local bucket = buckets[i]
+    if not bucket then
+      bucket = { level = 0, time = 0, at_1 = false, remainder = 0, cost = 0, has = false, has_at_1 = false }
+      buckets[i] = bucket
+    end
+    local limit = shape[i]
+    local cost_units = cost * limit.terms.period
+    refill(bucket, call('GET', KEYS[first_bucket + i]), limit.terms, factor, cost_units)
+    local has, has_at_1 = bucket.level >= cost_units, (bucket.at_1 or bucket.level) >= cost_units
+    bucket.cost, bucket.has, bucket.has_at_1 = cost_units, has, has_at_1
+    if not has then
       refused = refused + bit
-      passes = passes and is_shadow
+      passes = passes and limit.is_shadow
     end
-    if not bucket.has_at_1 then
+    if not has_at_1 then
       refused_at_1 = refused_at_1 + bit
-      passes_at_1 = passes_at_1 and is_shadow
+      passes_at_1 = passes_at_1 and limit.is_shadow
     end
-    buckets[i], bit = bucket, bit * 2
+    bit = bit * 2
   end
 
   if limits > MOST_BITS then
-    refused, refused_at_1 = mark(buckets, 'has'), mark(buckets, 'has_at_1')
+    refused, refused_at_1 = mark(buckets, limits, 'has'), mark(buckets, limits, 'has_at_1')
   end
   local status = passes and ALLOW or (passes_at_1 and THROTTLED or LIMIT)
   local result = { status, factor, refused, refused_at_1 }
@@ -256,7 +275,7 @@ for i = next_arg, #ARGV do
   if not ok then
     result = { FAILED, type(result) == 'table' and result.err or tostring(result) }
   end
-  results[#results + 1] = result
+  results[i - next_arg + 2] = result
   first_key = first_key + shape.subjects + shape.limits
 end
 return results
