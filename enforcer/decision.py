@@ -82,8 +82,10 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     factor: int = UNLOWERED
     ban: Ban | None = None
     warned: Warned | None = None
+    refused: int = 0
+    """Sum of 2^i over the limits that had too few tokens, those in shadow mode too."""
     refused_at_1: int = 0
-    """Which limits refused by themselves: what a ban may come from."""
+    """Of the limits that refused by themselves, whatever the factor: what a ban may come from."""
     is_shadow: bool = False
     """A limit in shadow mode would have refused."""
     is_degraded: bool = False
@@ -134,6 +136,7 @@ def decide(plan: Plan, reading: Reading) -> Decision:
         reading.factor,
         None,
         reading.warned,
+        reading.refused,
         reading.refused_at_1 if reading.status == Status.LIMIT else 0,
         is_shadow,
         reading.is_degraded,

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -21,7 +22,7 @@ import structlog
 from enforcer.decision import Decision
 from enforcer.fold_records import FoldRecords
 from enforcer.folding import Folder
-from enforcer.plan import Plan
+from enforcer.plan import Plan, Template
 from enforcer.producer import EmissionFailed, KafkaLog
 from enforcer.spool import LARGEST_SEGMENT_RECORDS, Spool, SpoolCorrupt, Spooled, find_abandoned
 from topics.partition import choose_partitions
@@ -92,11 +93,7 @@ class Emitter:
         check, template, ban = plan.check, plan.template, decision.ban
         self._seq += 1
         self.stats.offered += 1
-        limits: tuple[str, ...] = ()
-        shadow_limits: tuple[str, ...] = ()
-        if decision.outcome == "deny" or decision.is_shadow:
-            limits = tuple([s.limit.label for s in decision.limits if s.is_refused and not s.limit.is_shadow])
-            shadow_limits = tuple([s.limit.label for s in decision.limits if s.is_refused and s.limit.is_shadow])
+        limits, shadow_limits = _name_limits(template, decision.refused) if decision.refused else _NO_LIMITS
         event = DecisionEvent(
             self.source,
             self._seq,
@@ -324,6 +321,16 @@ class Emitter:
             folded = _encode(kind(self.source, self._folds.numbers[partition], at_ms))
             sends.append(self.kafka.send(DENIALS.name, partition, [(None, folded)]))
         await _gather(sends)
+
+
+_NO_LIMITS: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+
+
+@lru_cache(maxsize=4096)
+def _name_limits(template: Template, refused: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Labels of the limits that refused: those enforced, and those in shadow mode."""
+    refusing = [limit for i, limit in enumerate(template.limits) if refused >> i & 1]
+    return tuple(x.label for x in refusing if not x.is_shadow), tuple(x.label for x in refusing if x.is_shadow)
 
 
 def _encode_events(events: Iterable[tuple[str, DecisionEvent]]) -> list[Spooled]:

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from enforcer.bucket import UNLOWERED
-from enforcer.decision import Decision, LimitStatus
+from enforcer.decision import Decision, LimitStatus, Outcome
 from enforcer.plan import Plan
 from enforcer.policy import Limit
-from enforcer.rls import write_limit, write_rls_response
+from enforcer.rls import list_headers, write_limit, write_rls_response
 from enforcer.service import write_response
+from ratchet.envoy import core_pb2, rls_pb2
 from ratchet.v1 import enforcer_pb2
 
 _SMALL = 1 << 14
@@ -105,14 +106,15 @@ def encode_response(plan: Plan, decision: Decision) -> bytes:
     return b"".join(parts)
 
 
-_OK_STATUS = b"\x08\x01"
-_OK_OVERALL = b"\x08\x01"
-_UNMATCHED = _write_field(2, _OK_STATUS)
+_OK, _OVER_LIMIT = b"\x08\x01", b"\x08\x02"
+"""``code`` of a status, ``overall_code`` of an answer."""
+_UNMATCHED = _write_field(2, _OK)
+_BANNED = _write_field(2, _OVER_LIMIT)
 
 
 @lru_cache(maxsize=65_536)
-def _begin_status(limit: Limit) -> bytes:
-    return _OK_STATUS + _write_field(2, write_limit(limit).SerializeToString())
+def _begin_status(limit: Limit, is_refused: bool) -> bytes:
+    return (_OVER_LIMIT if is_refused else _OK) + _write_field(2, write_limit(limit).SerializeToString())
 
 
 @lru_cache(maxsize=_SMALL)
@@ -123,29 +125,45 @@ def _write_duration(milliseconds: int) -> bytes:
     return written + b"\x10" + write_varint(rest * 1_000_000) if rest else written
 
 
+@lru_cache(maxsize=_SMALL)
+def _write_headers(outcome: Outcome, retry_after_s: int, rule: str) -> bytes:
+    headers = [core_pb2.HeaderValue(key=key, value=value) for key, value in list_headers(outcome, retry_after_s, rule)]
+    return rls_pb2.RateLimitResponse(response_headers_to_add=headers).SerializeToString()
+
+
 def encode_rls_response(plan: Plan, decision: Decision) -> bytes:
     """Write ``envoy.service.ratelimit.v3.RateLimitResponse``."""
-    statuses = decision.limits
-    if decision.outcome != "allow" or decision.is_degraded or len(statuses) != len(plan.template.limits):
+    statuses, ban = decision.limits, decision.ban
+    if decision.is_degraded or (len(statuses) != len(plan.template.limits) and ban is None):
         return write_rls_response(plan, decision).SerializeToString()
-    parts = [_OK_OVERALL]
-    for positions in plan.template.positions:
-        tightest: LimitStatus | None = None
-        for position in positions:
-            status = statuses[position]
-            if not status.limit.is_shadow and (tightest is None or status.remaining < tightest.remaining):
-                tightest = status
-        if tightest is None:
-            parts.append(_UNMATCHED)
-            continue
-        body = _begin_status(tightest.limit)
-        remaining, reset_ms = tightest.remaining, tightest.reset_after_ms
-        if remaining:
-            body += b"\x18" + (_VARINTS[remaining] if remaining < _SMALL else _write_varint(min(remaining, 0xFFFFFFFF)))
-        duration = _write_duration(reset_ms) if reset_ms < _SMALL else _write_duration.__wrapped__(reset_ms)
-        body += b"\x22" + _VARINTS[len(duration)] + duration
-        parts.append(b"\x12" + _VARINTS[len(body)] + body)
+    if ban is not None:
+        parts = [_OVER_LIMIT, _BANNED * len(plan.template.positions)]
+    else:
+        parts = [_OK if decision.outcome == "allow" else _OVER_LIMIT]
+        parts += [_encode_status(statuses, positions) for positions in plan.template.positions]
+    if decision.outcome != "allow":
+        wait_s = -(-decision.retry_after_ms // 1000)
+        parts.append(_write_headers(decision.outcome, wait_s, "" if ban is None else ban.rule))
     return b"".join(parts)
+
+
+def _encode_status(statuses: Sequence[LimitStatus], positions: Sequence[int]) -> bytes:
+    tightest: LimitStatus | None = None
+    for position in positions:
+        status = statuses[position]
+        if not status.limit.is_shadow and (
+            tightest is None or (status.is_refused, -status.remaining) > (tightest.is_refused, -tightest.remaining)
+        ):
+            tightest = status
+    if tightest is None:
+        return _UNMATCHED
+    body = _begin_status(tightest.limit, tightest.is_refused)
+    remaining, reset_ms = tightest.remaining, tightest.reset_after_ms
+    if remaining:
+        body += b"\x18" + (_VARINTS[remaining] if remaining < _SMALL else _write_varint(min(remaining, 0xFFFFFFFF)))
+    duration = _write_duration(reset_ms)
+    body += b"\x22" + _VARINTS[len(duration)] + duration
+    return b"\x12" + _VARINTS[len(body)] + body
 
 
 def encode_batch_response(results: Sequence[bytes]) -> bytes:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from functools import lru_cache
 
+from enforcer.check import Check
 from enforcer.decision import Decision
-from enforcer.plan import Plan
+from enforcer.plan import Plan, Template
 from enforcer.policy import Limit
 from topics.wire import Fold
 
@@ -24,8 +26,8 @@ MOST_OPEN = 100_000
 _LONGEST_MS = 1000
 """A fold never spans two seconds, also when flushes are late: windows need to know when."""
 
-Key = tuple[str, str, str, str, int]
-"""Subject, action, policy, limit, second."""
+Key = tuple[str, str, Limit, int]
+"""Subject, action, limit, second."""
 
 
 def hash_text(text: str) -> int:
@@ -68,15 +70,12 @@ class Folder:
             return
         if decision.reason != "limit" or decision.is_degraded:
             return
-        for subject in plan.subjects:
-            limit = _find_refusing(plan, decision.refused_at_1, subject[: subject.index("=")])
-            if limit is not None:
-                self._count(subject, limit, plan, decision)
+        for slot, limit in _blame(plan.template, decision.refused_at_1):
+            self._count(plan.subjects[slot], limit, plan.check, decision.decided_at_ms)
 
-    def _count(self, subject: str, limit: Limit, plan: Plan, decision: Decision) -> None:
-        check, at_ms = plan.check, decision.decided_at_ms
+    def _count(self, subject: str, limit: Limit, check: Check, at_ms: int) -> None:
         count = 1 + check.suppressed
-        key = (subject, check.action, limit.policy, limit.name, at_ms // _LONGEST_MS)
+        key = (subject, check.action, limit, at_ms // _LONGEST_MS)
         attributes = {name: check.attributes[name] for name in self.foldable if name in check.attributes}
         fold = self._open.get(key)
         if fold is None:
@@ -104,8 +103,8 @@ class Folder:
             Fold(
                 subject,
                 action,
-                policy,
-                limit,
+                limit.policy,
+                limit.name,
                 fold.count,
                 fold.first_ms,
                 fold.last_ms,
@@ -113,14 +112,18 @@ class Folder:
                 tuple(sorted(fold.users)),
                 attributes=fold.attributes,
             )
-            for (subject, action, policy, limit, _), fold in self._open.items()
+            for (subject, action, limit, _), fold in self._open.items()
         ]
         self._open.clear()
         return folds
 
 
-def _find_refusing(plan: Plan, refused_at_1: int, kind: str) -> Limit | None:
-    for i, limit in enumerate(plan.limits):
-        if refused_at_1 >> i & 1 and not limit.is_shadow and kind in limit.per:
-            return limit
-    return None
+@lru_cache(maxsize=4096)
+def _blame(template: Template, refused_at_1: int) -> tuple[tuple[int, Limit], ...]:
+    """Whom a refusal counts against, by slot, and for which limit: the first that refused and is about them."""
+    blamed: dict[int, Limit] = {}
+    for i, limit in enumerate(template.limits):
+        if refused_at_1 >> i & 1 and not limit.is_shadow:
+            for slot in template.buckets[i].slots:
+                blamed.setdefault(slot, limit)
+    return tuple(sorted(blamed.items(), key=lambda item: item[0]))

@@ -31,6 +31,7 @@ MOST_EVENTS_PER_BATCH = 128
 IO_THREADS = 1
 LARGEST_REQUEST_BYTES = 8 * 1024 * 1024
 
+Encode = Callable[[Plan, Decision], bytes]
 Event = tuple[int, int, int, bytes | None, bytes | str | None]
 
 _INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
@@ -123,18 +124,19 @@ class Front:
                 fail(call_id, _INTERNAL, "the enforcer failed on this call")
 
     def _check(self, call_id: int, payload: bytes) -> None:
-        plan = self._decider.planner.plan(read_check(enforcer_pb2.CheckRequest.FromString(payload)))
-        self._decider.submit(plan, partial(self._answer_check, call_id))
-
-    def _answer_check(self, call_id: int, plan: Plan, decision: Decision) -> None:
-        self._front.respond(call_id, encode_response(plan, decision))
+        planner = self._decider.planner
+        plan = planner.recall(payload) or planner.plan(read_check(enforcer_pb2.CheckRequest.FromString(payload)))
+        self._decider.submit(plan, partial(self._answer, call_id, payload, encode_response))
 
     def _should_rate_limit(self, call_id: int, payload: bytes) -> None:
-        plan = plan_request(rls_pb2.RateLimitRequest.FromString(payload), self._decider.planner)
-        self._decider.submit(plan, partial(self._answer_rls, call_id))
+        planner = self._decider.planner
+        plan = planner.recall(payload) or plan_request(rls_pb2.RateLimitRequest.FromString(payload), planner)
+        self._decider.submit(plan, partial(self._answer, call_id, payload, encode_rls_response))
 
-    def _answer_rls(self, call_id: int, plan: Plan, decision: Decision) -> None:
-        self._front.respond(call_id, encode_rls_response(plan, decision))
+    def _answer(self, call_id: int, payload: bytes, encode: Encode, plan: Plan, decision: Decision) -> None:
+        self._front.respond(call_id, encode(plan, decision))
+        if decision.outcome != "allow" and not decision.is_degraded:
+            self._decider.planner.expect(payload, plan)
 
     def _check_batch(self, call_id: int, payload: bytes) -> None:
         plans = read_batch(enforcer_pb2.CheckBatchRequest.FromString(payload), self._decider.planner)

@@ -19,6 +19,9 @@ from lua.keys import join_subjects, name_abuse, name_bucket, name_subject
 MOST_TEMPLATES = 4096
 """Distinct actions are the callers' choice: past this many templates all are compiled anew."""
 
+MOST_RETURNING = 20_000
+"""Requests remembered because they were refused: whoever sends them sends them again."""
+
 Descriptor = tuple[tuple[str, int], ...]
 """What one descriptor names: kind, and the slot of the name among the subjects of the check."""
 
@@ -119,6 +122,18 @@ class Planner:
 
     policies: Policies
     _templates: dict[object, Template] = field(default_factory=dict)
+    _returning: dict[bytes, Plan] = field(default_factory=dict)
+
+    def recall(self, request: bytes) -> Plan | None:
+        """The plan of a request, byte for byte, that was refused lately."""
+        return self._returning.get(request)
+
+    def expect(self, request: bytes, plan: Plan) -> None:
+        """Remember the plan of a request that was refused."""
+        if request not in self._returning:
+            if len(self._returning) >= MOST_RETURNING:
+                self._returning.clear()
+            self._returning[request] = plan
 
     def find(self, action: str, descriptors: tuple[Descriptor, ...]) -> Template:
         """Find or compile the template of this form."""

@@ -21,7 +21,7 @@ from google.protobuf.wrappers_pb2 import UInt32Value
 from enforcer.bucket import Terms
 from enforcer.check import LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check
 from enforcer.decider import Decider
-from enforcer.decision import Decision, LimitStatus
+from enforcer.decision import Decision, LimitStatus, Outcome
 from enforcer.plan import Descriptor, Plan, Planner, build_plan, name_attribute
 from enforcer.policy import Limit
 from lua.keys import name_subject
@@ -99,13 +99,19 @@ def write_rls_response(plan: Plan, decision: Decision) -> rls_pb2.RateLimitRespo
         statuses = [by_position[position] for position in positions if position in by_position]
         response.statuses.append(_write_status(statuses, is_banned=decision.outcome == "ban"))
     if is_refused:
-        headers = [("x-ratchet-outcome", decision.outcome), ("retry-after", str(-(-decision.retry_after_ms // 1000)))]
-        if decision.ban is not None and decision.ban.rule:
-            headers.append(("x-ratchet-rule", decision.ban.rule))
+        wait_s = -(-decision.retry_after_ms // 1000)
+        rule = "" if decision.ban is None else decision.ban.rule
+        headers = list_headers(decision.outcome, wait_s, rule)
         response.response_headers_to_add.extend(core_pb2.HeaderValue(key=key, value=value) for key, value in headers)
     if decision.is_degraded:
         response.dynamic_metadata["degraded"] = True
     return response
+
+
+def list_headers(outcome: Outcome, retry_after_s: int, rule: str) -> list[tuple[str, str]]:
+    """Headers for Envoy to add to the response of a refused request; ``rule`` is empty but for a rule's ban."""
+    headers = [("x-ratchet-outcome", outcome), ("retry-after", str(retry_after_s))]
+    return [*headers, ("x-ratchet-rule", rule)] if rule else headers
 
 
 def _write_status(statuses: Sequence[LimitStatus], *, is_banned: bool) -> rls_pb2.RateLimitResponse.DescriptorStatus:
