@@ -113,8 +113,9 @@ def decide(plan: Plan, reading: Reading) -> Decision:
         )
     statuses = []
     retry_after_ms, remaining, is_shadow = 0, -1, False
+    levels = reading.levels
     for position, limit in enumerate(plan.template.limits):
-        level = reading.levels[position]
+        level = levels[position]
         if level < 0:
             continue
         status = _read_limit(position, limit, level, reading, plan.check.cost)
@@ -122,7 +123,8 @@ def decide(plan: Plan, reading: Reading) -> Decision:
         if limit.is_shadow:
             is_shadow = is_shadow or status.is_refused
             continue
-        retry_after_ms = max(retry_after_ms, status.retry_after_ms)
+        if status.is_refused and status.retry_after_ms > retry_after_ms:
+            retry_after_ms = status.retry_after_ms
         if remaining < 0 or status.remaining < remaining:
             remaining = status.remaining
     outcome, reason = _OUTCOMES[reading.status]
@@ -132,18 +134,19 @@ def decide(plan: Plan, reading: Reading) -> Decision:
         decided_at_ms,
         tuple(statuses),
         retry_after_ms,
-        max(remaining, 0),
+        remaining if remaining > 0 else 0,  # noqa: FURB136 a call to max costs more
         reading.factor,
         None,
         reading.warned,
         reading.refused,
-        reading.refused_at_1 if reading.status == Status.LIMIT else 0,
+        reading.refused_at_1 if reading.status == _LIMIT else 0,
         is_shadow,
         reading.is_degraded,
         reading.is_cached,
     )
 
 
+_LIMIT = int(Status.LIMIT)
 _OUTCOMES: dict[int, tuple[Outcome, Reason]] = {
     Status.ALLOW: ("allow", "ok"),
     Status.LIMIT: ("deny", "limit"),

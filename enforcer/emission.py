@@ -35,6 +35,8 @@ SPOOL_FROM = 20_000
 """Events in memory from which on the oldest are moved to disk."""
 MOST_BUFFERED = 100_000
 """Events in memory, about 50 MB: past this the disk does not keep up, and the oldest allows are dropped first."""
+MOST_PER_SEND = 500
+"""Events that are encoded in one go: about a millisecond, in which no check is answered."""
 _SPOOL_CHECK_S = 0.1
 
 GapReason = Literal["buffer_full", "spool_full", "spool_corrupt", "refused"]
@@ -165,7 +167,7 @@ class Emitter:
 
     async def _leave_behind(self) -> None:
         """Kafka is away at the end: leave all that it does not have to the next process of this name."""
-        left = [*self._sending, *_encode_events(self._take_buffer()), *self._take_gaps()]
+        left = [*self._sending, *_encode_events(self._take_buffer(len(self._buffer))), *self._take_gaps()]
         if self.spool is None:
             log.error("events_lost_at_exit", events=len(left))
             return
@@ -208,15 +210,15 @@ class Emitter:
         await self._send_folds()
         if self.spool is not None:
             await self._send_spool(self.spool)
-        self._sending = [*_encode_events(self._take_buffer()), *self._take_gaps()]
-        await self._send_decisions(self._sending)
-        self._sending = []
+        while self._gaps or (self._buffer and self._buffer[0][1].seq <= settles):
+            self._sending = [*_encode_events(self._take_buffer(MOST_PER_SEND)), *self._take_gaps()]
+            await self._send_decisions(self._sending)
+            self._sending = []
         unannounced = [seq for seqs in self._gaps.values() for seq in seqs]
         self._settled_seq = min([settles, *(seq - 1 for seq in unannounced)])
 
-    def _take_buffer(self) -> deque[tuple[str, DecisionEvent]]:
-        events, self._buffer = self._buffer, deque()
-        return events
+    def _take_buffer(self, most: int) -> list[tuple[str, DecisionEvent]]:
+        return [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
 
     def _take_gaps(self) -> list[Spooled]:
         gaps, self._gaps = self._gaps, {}
@@ -297,17 +299,16 @@ class Emitter:
 
     async def _spool_some(self, spool: Spool) -> None:
         async with self._disk:
-            count = min(LARGEST_SEGMENT_RECORDS, len(self._buffer))
-            if not count:
+            events = _encode_events(self._take_buffer(LARGEST_SEGMENT_RECORDS))
+            if not events:
                 return  # sent while this waited for its turn
-            events = _encode_events([self._buffer.popleft() for _ in range(count)])
             try:
                 lost = await asyncio.to_thread(spool.append, events)
             except OSError as error:
                 log.error("spool_failed", error=str(error), folder=str(spool.folder))  # noqa: TRY400 no traceback helps
                 lost = [event.seq for event in events]
             else:
-                self.stats.spooled += count
+                self.stats.spooled += len(events)
             self._announce("spool_full", lost)
 
     async def _mark(self, kind: type[HeartbeatEvent | ClosedEvent]) -> None:

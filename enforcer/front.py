@@ -22,7 +22,7 @@ from enforcer.decider import Decider
 from enforcer.decision import Decision
 from enforcer.encoding import encode_batch_response, encode_response, encode_rls_response
 from enforcer.plan import Plan
-from enforcer.rls import plan_request
+from enforcer.rls import plan_request, plan_usual_request
 from enforcer.service import read_batch, read_check
 from ratchet.envoy import rls_pb2
 from ratchet.v1 import enforcer_pb2
@@ -130,7 +130,9 @@ class Front:
 
     def _should_rate_limit(self, call_id: int, payload: bytes) -> None:
         planner = self._decider.planner
-        plan = planner.recall(payload) or plan_request(rls_pb2.RateLimitRequest.FromString(payload), planner)
+        plan = planner.recall(payload) or plan_usual_request(payload, planner)
+        if plan is None:
+            plan = plan_request(rls_pb2.RateLimitRequest.FromString(payload), planner)
         self._decider.submit(plan, partial(self._answer, call_id, payload, encode_rls_response))
 
     def _answer(self, call_id: int, payload: bytes, encode: Encode, plan: Plan, decision: Decision) -> None:

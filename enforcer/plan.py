@@ -116,13 +116,28 @@ def _form_key(limit: Limit, action: str, slots: tuple[int, ...]) -> KeyForm:
     return KeyForm(tuple(name_bucket(join_subjects(parts), limit.policy, limit.name).split(mark)), slots)
 
 
+class Form(NamedTuple):
+    """A request that names one subject: its kind, and the template of all such requests."""
+
+    kind: str
+    template: Template
+
+
 @dataclass(slots=True)
 class Planner:
     """Plans checks under one policies document; keeps at most ``MOST_TEMPLATES`` templates."""
 
     policies: Policies
+    forms: dict[tuple[bytes, bytes], Form] = field(default_factory=dict)
+    """Of Envoy's usual requests, by the bytes of domain and key."""
     _templates: dict[object, Template] = field(default_factory=dict)
     _returning: dict[bytes, Plan] = field(default_factory=dict)
+
+    def remember_form(self, head: tuple[bytes, bytes], form: Form) -> None:
+        """Keep the form of a usual request; at most as many as there are templates."""
+        if len(self.forms) >= MOST_TEMPLATES:
+            self.forms.clear()
+        self.forms[head] = form
 
     def recall(self, request: bytes) -> Plan | None:
         """The plan of a request, byte for byte, that was refused lately."""

@@ -22,13 +22,17 @@ from enforcer.bucket import Terms
 from enforcer.check import LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check
 from enforcer.decider import Decider
 from enforcer.decision import Decision, LimitStatus, Outcome
-from enforcer.plan import Descriptor, Plan, Planner, build_plan, name_attribute
+from enforcer.plan import Descriptor, Form, Plan, Planner, build_plan, name_attribute
 from enforcer.policy import Limit
 from lua.keys import name_subject
 from ratchet.envoy import core_pb2, rls_pb2, rls_pb2_grpc
 
 _KINDS = {"user_id": "user", "remote_address": "ip"}
 _ACTION = re.compile(r"[!-~]{1,128}").fullmatch
+_DOMAIN = _ENTRY = _KEY = 0x0A
+_DESCRIPTOR = _VALUE = 0x12
+"""Tags of the fields that are numbered 1 and 2, length-delimited."""
+_SHORTEST, _LONGEST = 10, 130
 _UNKNOWN = "unknown"
 _LARGEST_UINT32 = 2**32 - 1
 _SURELY_SHORT = LARGEST_TEXT_BYTES // 4
@@ -88,6 +92,54 @@ def plan_request(request: rls_pb2.RateLimitRequest, planner: Planner) -> Plan:
     subjects = [name_subject(kind, value) if kind == "user" else name_attribute(kind, value) for kind, value in slots]
     check = Check(user_id, action, request.hits_addend or 1, attributes)
     return build_plan(check, planner.find(action, tuple(descriptors)), subjects)
+
+
+def plan_usual_request(payload: bytes, planner: Planner) -> Plan | None:
+    """Plan Envoy's usual request, one descriptor of one entry, straight from its bytes; None: it is of another form.
+
+    All lengths of such a message fit a byte, so each part is found by adding them up; what comes before the value is the
+    same for all who are limited in one way, and is what the form is remembered by. A sixth of the time of ``plan_request``,
+    which a test compares it with.
+    """
+    end = len(payload)
+    if not _SHORTEST <= end < _LONGEST or payload[0] != _DOMAIN:
+        return None
+    descriptor = 2 + payload[1]
+    entry = descriptor + 2
+    key = entry + 2
+    if key + 2 >= end:
+        return None
+    value = key + 2 + payload[key + 1]
+    if (
+        value + 2 > end
+        or payload[value] != _VALUE
+        or payload[value + 1] != end - value - 2
+        or payload[key] != _KEY
+        or payload[entry] != _ENTRY
+        or payload[entry + 1] != end - key
+        or payload[descriptor] != _DESCRIPTOR
+        or payload[descriptor + 1] != end - entry
+    ):
+        return None
+    head = (payload[2:descriptor], payload[key + 2 : value])
+    try:
+        text = payload[value + 2 :].decode()
+        form = planner.forms.get(head)
+        if form is None:
+            domain, name = _bound_action(head[0].decode()), head[1].decode()
+            kind = _KINDS.get(name, name)
+            if kind not in planner.policies.subjects:
+                return None
+            form = Form(kind, planner.find(domain, (((kind, 0),),)))
+            planner.remember_form(head, form)
+    except UnicodeDecodeError:
+        return None
+    kind, template = form
+    if kind == "user":
+        check, subject = Check(text, template.action), name_subject(kind, text)
+    else:
+        check, subject = Check("", template.action, 1, {kind: text}), name_attribute(kind, text)
+    return build_plan(check, template, (subject,))
 
 
 def write_rls_response(plan: Plan, decision: Decision) -> rls_pb2.RateLimitResponse:
