@@ -29,14 +29,18 @@ from topics.partition import choose_partitions
 from topics.specs import DECISIONS, DENIALS
 from topics.wire import ClosedEvent, DecisionEvent, GapEvent, HeartbeatEvent
 
-FLUSH_S = 0.05
+FOLD_S = 0.05
+"""How long refusals are folded: the detector sees them that much later."""
+FLUSH_S = 0.2
+"""How long decisions linger: a batch costs Kafka's client as much as a hundred events."""
 HEARTBEAT_S = 1.0
 SPOOL_FROM = 20_000
 """Events in memory from which on the oldest are moved to disk."""
 MOST_BUFFERED = 100_000
 """Events in memory, about 50 MB: past this the disk does not keep up, and the oldest allows are dropped first."""
-MOST_PER_SEND = 500
-"""Events that are encoded in one go: about a millisecond, in which no check is answered."""
+_STRIDE = 256
+"""Events that are encoded in one go: well under a millisecond, in which no check is answered."""
+MOST_PER_FLUSH = 8192
 _SPOOL_CHECK_S = 0.1
 
 GapReason = Literal["buffer_full", "spool_full", "spool_corrupt", "refused"]
@@ -181,15 +185,18 @@ class Emitter:
 
     async def _run(self) -> None:
         await self.kafka.connect()
-        next_heartbeat_s = 0.0
+        next_heartbeat_s = next_flush_s = 0.0
         must_adopt = self.spool is not None
         while True:
-            is_last = self._stop.is_set()
+            is_last, now_s = self._stop.is_set(), time.monotonic()
             try:
-                if time.monotonic() >= next_heartbeat_s:  # before the first event too: a reader then knows where to begin
-                    next_heartbeat_s = time.monotonic() + HEARTBEAT_S
+                if now_s >= next_heartbeat_s:  # before the first event too: a reader then knows where to begin
+                    next_heartbeat_s = now_s + HEARTBEAT_S
                     await self._mark(HeartbeatEvent)
-                await self._flush()
+                await self._send_folds()
+                if is_last or now_s >= next_flush_s:
+                    next_flush_s = now_s + FLUSH_S
+                    await self._flush()
                 if is_last:
                     await self._mark(ClosedEvent)
                     return
@@ -202,16 +209,18 @@ class Emitter:
                 await self.kafka.close()
                 await self.kafka.connect()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), FLUSH_S)
+                await asyncio.wait_for(self._stop.wait(), FOLD_S)
 
     async def _flush(self) -> None:
         """Send everything that is kept, oldest first, and wait until Kafka has it: a heartbeat may speak for it then."""
         settles = self._seq
-        await self._send_folds()
         if self.spool is not None:
             await self._send_spool(self.spool)
         while self._gaps or (self._buffer and self._buffer[0][1].seq <= settles):
-            self._sending = [*_encode_events(self._take_buffer(MOST_PER_SEND)), *self._take_gaps()]
+            while self._buffer and len(self._sending) < MOST_PER_FLUSH:
+                self._sending += _encode_events(self._take_buffer(_STRIDE))
+                await asyncio.sleep(0)  # let checks be answered
+            self._sending += self._take_gaps()
             await self._send_decisions(self._sending)
             self._sending = []
         unannounced = [seq for seqs in self._gaps.values() for seq in seqs]
@@ -229,9 +238,12 @@ class Emitter:
     async def _send_decisions(self, events: Sequence[Spooled]) -> None:
         """Send events; those of a batch that Kafka refuses for good are announced, and the failure is raised."""
         by_partition: dict[int, list[Spooled]] = defaultdict(list)
-        chosen = choose_partitions([event.key for event in events], self.kafka.partitions[DECISIONS.name])
-        for event, partition in zip(events, chosen, strict=True):
-            by_partition[partition].append(event)
+        partitions = self.kafka.partitions[DECISIONS.name]
+        for start in range(0, len(events), _STRIDE):
+            stride = events[start : start + _STRIDE]
+            for event, partition in zip(stride, choose_partitions([e.key for e in stride], partitions), strict=True):
+                by_partition[partition].append(event)
+            await asyncio.sleep(0)
 
         async def send(partition: int, mine: list[Spooled]) -> None:
             try:
