@@ -148,9 +148,9 @@ def decide(plan: Plan, reading: Reading) -> Decision:
 
 _LIMIT = int(Status.LIMIT)
 _OUTCOMES: dict[int, tuple[Outcome, Reason]] = {
-    Status.ALLOW: ("allow", "ok"),
-    Status.LIMIT: ("deny", "limit"),
-    Status.THROTTLED: ("deny", "throttled"),
+    int(Status.ALLOW): ("allow", "ok"),
+    int(Status.LIMIT): ("deny", "limit"),
+    int(Status.THROTTLED): ("deny", "throttled"),
 }
 
 

@@ -33,6 +33,8 @@ _GRACE_S = 0.001
 _OFFSET_DECAY_US = 20
 """How much the clock offset may fall per call: it follows a server clock that steps back."""
 
+_BAN = int(Status.BAN)
+
 log = structlog.get_logger(__name__)
 
 Answer = Callable[[Plan, Decision], None]
@@ -355,7 +357,7 @@ def _pack(*command: str | int) -> bytes:
 def read_result(plan: Plan, result: Sequence[Any], now_us: int, sent_s: float) -> Reading | None:
     """Read one check's result; None when the check failed on the server (it took nothing)."""
     status = result[0]
-    if status < Status.BAN:
+    if status < _BAN:
         end = 4 + len(plan.template.limits)
         warned = None
         if len(result) > end:
@@ -365,7 +367,7 @@ def read_result(plan: Plan, result: Sequence[Any], now_us: int, sent_s: float) -
         if isinstance(refused, bytes):
             refused, refused_at_1 = int(refused[::-1], 2), int(refused_at_1[::-1], 2)
         return Reading(now_us, status, result[1], refused, refused_at_1, tuple(result[4:end]), None, warned, sent_s=sent_s)
-    if status == Status.BAN:
+    if status == _BAN:
         _, until_ms, level, rule, verdict_id, subject, scope = result
         ban = Ban(
             until_ms, level, rule.decode(), verdict_id.decode(), plan.subjects[subject - 1], tuple(scope.decode().split(","))
