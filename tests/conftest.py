@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
+import structlog
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and so would all that they start and interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.services"]
 
@@ -15,3 +21,10 @@ def _spool_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RATCHET_SPOOL", str(tmp_path_factory.mktemp("spool")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logs_of_the_test() -> Iterator[None]:
+    """A command line that a test runs in this process sets up logs; the next test's go elsewhere."""
+    yield
+    structlog.reset_defaults()

@@ -17,6 +17,8 @@ from devstack.ports import LOOPBACK, PortChooser
 from devstack.stack import Stack, StackSpec
 
 DEADLINE_S = 15.0
+CONNECTIONS = 1
+"""Of Envoy to an enforcer."""
 METHOD = "/ratchet.v1.Enforcer/Check"
 
 
@@ -89,14 +91,18 @@ def test_envoy_itself_finds_the_shared_file_valid() -> None:
     assert result.returncode == 0, result.stderr
 
 
-async def test_calls_are_shared_and_a_dead_enforcer_is_left_out_without_a_lost_call(enforcers: Enforcers) -> None:
+async def test_calls_are_shared_and_a_dead_enforcer_is_left_out(enforcers: Enforcers) -> None:
     assert {await enforcers.call() for _ in range(200)} == {grpc.StatusCode.OK}
     assert min(enforcers.calls[port] for port in enforcers.ports) > 20
     first, second = enforcers.ports
     await enforcers.servers.pop(first).stop(None)
     enforcers.calls.clear()
-    assert {await enforcers.call() for _ in range(200)} == {grpc.StatusCode.OK}
-    assert enforcers.calls == {second: 200}
+    answers = [await enforcers.call() for _ in range(200)]
+    # A call that is on its way as the connection dies may have arrived, and is not repeated: one for each connection.
+    lost = [answer for answer in answers if answer != grpc.StatusCode.OK]
+    assert set(lost) <= {grpc.StatusCode.UNAVAILABLE}
+    assert len(lost) <= CONNECTIONS
+    assert enforcers.calls == {second: 200 - len(lost)}
     await enforcers.start(first)
     await enforcers.until_all_answer()
 
