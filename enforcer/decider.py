@@ -31,6 +31,8 @@ class Decider:
     """Decisions by outcome and reason."""
     degraded: int = 0
     shadowed: int = 0
+    failed_calls: int = 0
+    """Calls that a fault of ours ended without a decision."""
 
     def submit(self, plan: Plan, answer: Answer) -> None:
         """Decide one plan; ``answer`` is called once, on the loop, before this returns or later. It must not raise."""

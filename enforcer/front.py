@@ -77,7 +77,6 @@ class Front:
         )
         self._front.set_fallback(fallback_socket)
         self._loop = asyncio.get_running_loop()
-        self.failures = 0
         self.port = self._front.bound_port
 
     def start(self) -> None:
@@ -120,7 +119,7 @@ class Front:
                 fail(call_id, _INTERNAL, "the request is not the message that this method takes")
             except Exception:  # the edge: one call's fault must not cost the others of its batch their answers
                 log.exception("call_failed", method=method)
-                self.failures += 1
+                self._decider.failed_calls += 1
                 fail(call_id, _INTERNAL, "the enforcer failed on this call")
 
     def _check(self, call_id: int, payload: bytes) -> None:

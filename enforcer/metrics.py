@@ -30,6 +30,7 @@ class EnforcerCollector(Collector):
         for name, text, value in (
             ("ratchet_degraded_decisions", "Decisions that were made without Redis.", decider.degraded),
             ("ratchet_shadow_refusals", "Decisions that a limit in shadow mode would have refused.", decider.shadowed),
+            ("ratchet_failed_calls", "Calls that a fault of the enforcer's ended without a decision.", decider.failed_calls),
             ("ratchet_cached_refusals", "Refusals answered from memory.", decider.refusals.hits),
             ("ratchet_redis_calls", "Script calls; decisions divided by this is how many share one.", store.stats.calls),
             ("ratchet_redis_checks", "Checks sent to Redis.", store.stats.checks),
