@@ -245,19 +245,17 @@ class Emitter:
                 by_partition[partition].append(event)
             await asyncio.sleep(0)
 
-        async def send(partition: int, mine: list[Spooled]) -> None:
+        failure: EmissionFailed | None = None
+        for partition, mine in by_partition.items():  # one after the other: all at once would hold up checks for milliseconds
             try:
                 await self.kafka.send(DECISIONS.name, partition, [(event.key or None, event.value) for event in mine])
-            except EmissionFailed:
+                self.stats.acknowledged += len(mine)
+            except EmissionFailed as error:
                 self._announce("refused", [event.seq for event in mine if event.seq])
-                raise
-            self.stats.acknowledged += len(mine)
-
-        try:
-            await _gather([send(partition, mine) for partition, mine in by_partition.items()])
-        except EmissionFailed:
+                failure = error
+        if failure is not None:
             self._sending = []
-            raise
+            raise failure
 
     async def _send_folds(self) -> None:
         folds = self.folder.take()
@@ -326,14 +324,11 @@ class Emitter:
     async def _mark(self, kind: type[HeartbeatEvent | ClosedEvent]) -> None:
         at_ms = time.time_ns() // 1_000_000
         decided = _encode(kind(self.source, self._settled_seq, at_ms))
-        sends = [
-            self.kafka.send(DECISIONS.name, partition, [(None, decided)])
-            for partition in range(self.kafka.partitions[DECISIONS.name])
-        ]
+        for partition in range(self.kafka.partitions[DECISIONS.name]):
+            await self.kafka.send(DECISIONS.name, partition, [(None, decided)])
         for partition in range(self.kafka.partitions[DENIALS.name]):
             folded = _encode(kind(self.source, self._folds.numbers[partition], at_ms))
-            sends.append(self.kafka.send(DENIALS.name, partition, [(None, folded)]))
-        await _gather(sends)
+            await self.kafka.send(DENIALS.name, partition, [(None, folded)])
 
 
 _NO_LIMITS: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
