@@ -99,7 +99,7 @@ def build() -> Path:
     if cargo is None:
         raise GeneratorError("cargo is not on PATH; it builds the load generator (bench/README.md)")
     target = cache_folder() / "bench-load"
-    arguments = [cargo, "build", "--release", "--locked", "--quiet", "--manifest-path", str(SOURCE / "Cargo.toml")]
+    arguments = [cargo, "build", "--release", "--quiet", "--manifest-path", str(SOURCE / "Cargo.toml")]
     built = subprocess.run(  # noqa: S603 our own source
         arguments, env={**os.environ, "CARGO_TARGET_DIR": str(target)}, capture_output=True, text=True, check=False
     )
