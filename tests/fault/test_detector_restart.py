@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,30 @@ async def attack(enforcer: Enforcer, users: list[str], *, records: int, pause_s:
             await asyncio.sleep(pause_s)  # the attack takes its time, so that it is cut in the middle
 
 
+@asynccontextmanager
+async def beating(enforcer: Enforcer) -> AsyncIterator[None]:
+    """Heartbeats every second, as every enforcer's: what follows a lost record shows the detector that it was lost."""
+
+    async def beat() -> None:
+        while True:
+            await enforcer.beat()
+            await asyncio.sleep(1.0)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
 async def assert_undisturbed(detector: DetectorProcess, enforcer: Enforcer, client: Redis, users: list[str]) -> None:
+    async with beating(enforcer):
+        await assert_states_and_verdicts(detector, enforcer, client, users)
+
+
+async def assert_states_and_verdicts(detector: DetectorProcess, enforcer: Enforcer, client: Redis, users: list[str]) -> None:
     states, verdicts = predict(enforcer)
     assert states
 
