@@ -20,6 +20,7 @@ from rich.table import Table
 
 from devstack.daemon import serve
 from devstack.errors import DevstackError
+from devstack.guardian import GONE_WITHIN_S
 from devstack.layout import StackSpec
 from devstack.process import passes
 from devstack.state import DEFAULT_FOLDER, ROOT, StackState, StateFolder, end_processes
@@ -60,6 +61,8 @@ def up(
         if is_up := before is not None and before.is_up():
             console.print("The stack is up already.")
         else:
+            if before is not None:
+                _await_guardian(place)
             launched = _launch(place, spec)
         state = _follow(place, launched)
     except DevstackError as error:
@@ -74,6 +77,13 @@ def up(
     if is_up and state.spec != spec:
         console.print("It was started with other options; run down first to change them.")
     _show(state, asyncio.run(_probe(state)))
+
+
+def _await_guardian(place: StateFolder) -> None:
+    """The supervisor was killed: what its guardian still removes must not be the next stack's. Brief, should both be dead."""
+    deadline_s = time.monotonic() + GONE_WITHIN_S
+    while (place.path / "data").exists() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
 
 
 @app.command()
