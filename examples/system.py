@@ -37,7 +37,7 @@ METRICS_PORTS = (9465, 9466)
 DETECTOR_METRICS_PORT = 9464
 
 REDIS_TIMEOUT_MS = 250
-"""Far above the default of 5 ms: here everything shares one machine's cores with Kafka and the load itself, and a busy moment
+"""Far above the default of 10 ms: here everything shares one machine's cores with Kafka and the load itself, and a busy moment
 must not make enforcers decide without Redis, each by its share of the limit."""
 BALANCED_WITHIN_S = 20.0
 """Envoy takes an enforcer in once its health check has passed."""
