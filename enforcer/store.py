@@ -1,7 +1,4 @@
-"""Redis on the hot path: what is in flight is coalesced into one EVALSHA, pipelined, never retried.
-
-RESP is spoken through hiredis directly; everything that is not a decision uses redis-py.
-"""
+"""Redis on the hot path: what is in flight is coalesced into one EVALSHA, pipelined, never retried."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import hiredis
 import structlog
-from redis.asyncio.connection import SSLConnection, parse_url
 
 from enforcer.bucket import UNLOWERED, Status
+from enforcer.connection import Connection, connect, pack_command
 from enforcer.decision import Ban, Decision, Reading, Warned
 from enforcer.plan import Plan, Template
 from enforcer.policy import Limit
@@ -88,7 +85,7 @@ class RedisStore:
     _in_flight: deque[_Call] = field(default_factory=deque)
     _is_flush_due: bool = False
     _offset_us: float | None = None
-    _connection: _Connection | None = None
+    _connection: Connection | None = None
     _task: asyncio.Task[None] | None = None
     _timer: asyncio.TimerHandle | None = None
     _loop: asyncio.AbstractEventLoop = field(init=False)
@@ -227,7 +224,7 @@ class RedisStore:
     def _load_script(self) -> None:
         assert self._connection is not None  # noqa: S101 only called on a reply
         self.stats.reloads += 1
-        command = _pack("SCRIPT", "LOAD", CHECK.source)
+        command = pack_command("SCRIPT", "LOAD", CHECK.source)
         self._in_flight.append(_Call([], command, time.monotonic(), is_setup=True))
         self._connection.transport.write(command)
 
@@ -235,7 +232,7 @@ class RedisStore:
         attempt = 0
         while True:
             try:
-                connection = await _connect(self.url, self._receive)
+                connection = await connect(self.url, self._receive)
             except (OSError, hiredis.HiredisError) as error:
                 wait_s = _RECONNECT_S[min(attempt, len(_RECONNECT_S) - 1)]
                 if attempt in {0, 10} or attempt % 100 == 0:
@@ -255,73 +252,6 @@ class RedisStore:
             self._set_available(False)
             self._abandon_all()
             self._in_flight.clear()
-
-
-class _Connection(asyncio.Protocol):
-    """Bytes to replies. During the handshake replies are kept, afterwards they go to ``receive``."""
-
-    def __init__(self, receive: Callable[[Any], None]) -> None:
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.transport: asyncio.Transport
-        self._reader = hiredis.Reader()
-        self._receive = receive
-        self._handshake: deque[asyncio.Future[Any]] = deque()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's own does not inherit from it
-
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        while (reply := self._reader.gets()) is not False:
-            if self._handshake:
-                self._handshake.popleft().set_result(reply)
-            else:
-                self._receive(reply)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 asyncio's signature
-        if not self.lost.done():
-            self.lost.set_result(None)
-        for waiter in self._handshake:
-            waiter.set_exception(ConnectionError("closed during the handshake"))
-        self._handshake.clear()
-
-    async def ask(self, *command: str) -> Any:
-        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._handshake.append(waiter)
-        self.transport.write(_pack(*command))
-        reply = await asyncio.wait_for(waiter, 1.0)
-        if isinstance(reply, hiredis.ReplyError):
-            raise ConnectionError(f"{command[0]}: {reply}")
-        return reply
-
-
-async def _connect(url: str, receive: Callable[[Any], None]) -> _Connection:
-    """Open a connection as the URL says: redis://, rediss:// or unix://, with name, password and database."""
-    options = parse_url(url)
-    loop = asyncio.get_running_loop()
-
-    def build() -> _Connection:
-        return _Connection(receive)
-
-    if "path" in options:
-        _, connection = await loop.create_unix_connection(build, options["path"])
-    else:
-        is_tls = options.get("connection_class") is SSLConnection
-        open_connection = loop.create_connection(
-            build, options.get("host", "localhost"), options.get("port", 6379), ssl=True if is_tls else None
-        )
-        _, connection = await asyncio.wait_for(open_connection, 1.0)
-    try:
-        if options.get("password"):
-            name = [options["username"]] if options.get("username") else []
-            await connection.ask("AUTH", *name, options["password"])
-        if options.get("db"):
-            await connection.ask("SELECT", str(options["db"]))
-        await connection.ask("CLIENT", "SETNAME", "ratchet-enforcer")
-    except BaseException:
-        connection.transport.abort()
-        raise
-    return connection
 
 
 def pack_call(plans: Sequence[Plan], deadline_us: int) -> bytes:
@@ -347,11 +277,7 @@ def pack_call(plans: Sequence[Plan], deadline_us: int) -> bytes:
     for limit in limit_indexes:
         terms = limit.terms
         head += (terms.capacity_units, terms.refill, terms.period_ticks, terms.tick_us, terms.tag)
-    return _pack("EVALSHA", CHECK.sha, len(keys), *keys, *head, len(shape_indexes), *shapes, *checks)
-
-
-def _pack(*command: str | int) -> bytes:
-    return cast("bytes", hiredis.pack_command(command))  # type: ignore[arg-type] # its stub allows one argument only
+    return pack_command("EVALSHA", CHECK.sha, len(keys), *keys, *head, len(shape_indexes), *shapes, *checks)
 
 
 def read_result(plan: Plan, result: Sequence[Any], now_us: int, sent_s: float) -> Reading | None:
