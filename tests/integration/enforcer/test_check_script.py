@@ -62,6 +62,7 @@ class CheckStep(NamedTuple):
     limits: tuple[tuple[str, Terms, bool], ...]
     cost: int
     factor: int
+    action: str = "login"
 
 
 class Step(NamedTuple):
@@ -69,6 +70,8 @@ class Step(NamedTuple):
     tightened: tuple[str, int, int] | None
     """User, factor, for how many milliseconds from now."""
     checks: list[CheckStep]
+    banned: tuple[str, tuple[str, ...], int] | None = None
+    """User, scope, for how many milliseconds from now."""
 
 
 factors = st.one_of(st.just(UNLOWERED), st.sampled_from([1, 2, 333, 500, 999]), st.integers(1, UNLOWERED))
@@ -82,6 +85,7 @@ check_steps = st.builds(
     ).map(tuple),
     st.one_of(st.integers(0, 6), st.sampled_from([100, 1_000_000, 2**32 - 1])),
     factors,
+    st.sampled_from(["login", "search"]),
 )
 steps = st.lists(
     st.builds(
@@ -95,10 +99,35 @@ steps = st.lists(
         ),
         st.none() | st.tuples(st.sampled_from(USERS), factors, st.integers(-5, 60_000)),
         st.lists(check_steps, min_size=1, max_size=4),
+        st.none()
+        | st.tuples(
+            st.sampled_from(USERS), st.sampled_from([("login",), ("s*", "x"), ("*",), ("other",)]), st.integers(-5, 60_000)
+        ),
     ),
     min_size=1,
     max_size=12,
 )
+
+
+def hold(client: Redis, held: dict[str, AbuseState], step: Step, now_ms: int) -> None:
+    """Put what a step holds against users into Redis, and into what is expected to be there."""
+    if step.tightened is not None:
+        user, factor, for_ms = step.tightened
+        held[user] = held[user].model_copy(update={"factor": factor, "factor_until_ms": now_ms + for_ms})
+        client.set(name_abuse(user), held[user].model_dump_json())
+    if step.banned is not None:
+        user, scope, for_ms = step.banned
+        held[user] = held[user].model_copy(update={"bans": (*held[user].bans, ban(now_ms + for_ms, scope))})
+        client.set(name_abuse(user), held[user].model_dump_json())
+
+
+def find_ban(state: AbuseState, action: str, now_ms: int) -> list[Any] | None:
+    """The script's result for a subject that is banned."""
+    bans = [one for one in state.bans if one.until_ms > now_ms and covers(one.scope, action)]
+    if not bans:
+        return None
+    longest = max(bans, key=lambda one: one.until_ms)  # of equals the first
+    return [Status.BAN, longest.until_ms, longest.level, longest.rule, longest.verdict_id, 1, ",".join(longest.scope)]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -114,7 +143,7 @@ steps = st.lists(
 def test_script_and_specification_agree_on_every_step(client: Redis, steps: list[Step]) -> None:
     client.flushdb()
     model: dict[str, Bucket] = {}
-    tightened: dict[str, tuple[int, int]] = {}
+    held = dict.fromkeys(USERS, AbuseState(rev=1))
     now_us = START_US
     for step in steps:
         now_us += step.later_us
@@ -122,19 +151,20 @@ def test_script_and_specification_agree_on_every_step(client: Redis, steps: list
         for key in [key for key, bucket in model.items() if bucket.expires_us <= now_us]:
             del model[key]
             client.delete(key)
-        if step.tightened is not None:
-            user, factor, for_ms = step.tightened
-            tightened[user] = (factor, now_us // 1000 + for_ms)
-            state = AbuseState(rev=1, factor=factor, factor_until_ms=now_us // 1000 + for_ms)
-            client.set(name_abuse(user), state.model_dump_json())
+        now_ms = now_us // 1000
+        hold(client, held, step, now_ms)
         asked, expected, written = [], [], {}
         for check in step.checks:
             keys = tuple(name(check.user, limit) for limit, _, _ in check.limits)
             terms = tuple(terms for _, terms, _ in check.limits)
             shadows = tuple(is_shadow for _, _, is_shadow in check.limits)
-            asked.append(ScriptCheck(keys, terms, check.cost, check.factor, shadows, (name_abuse(check.user),)))
-            own, until_ms = tightened.get(check.user, (UNLOWERED, 0))
-            factor = max(1, check.factor * own // UNLOWERED) if until_ms > now_us // 1000 else check.factor
+            asked.append(ScriptCheck(keys, terms, check.cost, check.factor, shadows, (name_abuse(check.user),), check.action))
+            state = held[check.user]
+            if banned := find_ban(state, check.action, now_ms):
+                expected.append(banned)
+                continue
+            is_tightened = state.factor_until_ms > now_ms
+            factor = max(1, check.factor * state.factor // UNLOWERED) if is_tightened else check.factor
             before = [model.get(key) for key in keys]
             after, taken = take(before, terms, shadows, check.cost, factor, now_us)
             for key, old, new in zip(keys, before, after, strict=True):
