@@ -106,19 +106,22 @@ def scale(units: int, factor: int) -> int:
     return units * factor // UNLOWERED
 
 
+def lower_capacity(terms: Terms, factor: int, cost: int) -> int:
+    """Units that a bucket holds at a factor: never fewer than the tokens that are asked for or given back."""
+    return min(terms.capacity_units, max(scale(terms.capacity_units, factor), abs(cost) * terms.period_ticks))
+
+
 def refill(bucket: Bucket | None, terms: Terms, factor: int, cost: int, now_us: int) -> Bucket:
     """Bring one bucket to the present.
 
     Args:
         bucket: As stored; None, expired or of other terms counts as full.
         factor: Per mille, 1 to 1000.
-        cost: Tokens that are asked for; a factor never lowers the capacity below it.
+        cost: Tokens that are asked for or given back; a factor never lowers the capacity below so many.
         now_us: Microseconds since the epoch. A clock that steps back freezes the bucket.
     """
     now = now_us // terms.tick_us
-    capacity = terms.capacity_units
-    if factor < UNLOWERED:
-        capacity = min(capacity, max(scale(capacity, factor), cost * terms.period_ticks))
+    capacity = lower_capacity(terms, factor, cost)
     if bucket is None or bucket.tag != terms.tag or now_us >= bucket.expires_us:
         return Bucket(capacity, now, terms.tag, terms.capacity_units if factor < UNLOWERED else None)
     level, remainder, level_at_1 = bucket.level, bucket.remainder, bucket.level_at_1
@@ -137,32 +140,42 @@ def refill(bucket: Bucket | None, terms: Terms, factor: int, cost: int, now_us: 
 
 
 def take(
-    buckets: Sequence[Bucket | None], terms: Sequence[Terms], is_shadow: Sequence[bool], cost: int, factor: int, now_us: int
+    buckets: Sequence[Bucket | None],
+    terms: Sequence[Terms],
+    is_shadow: Sequence[bool],
+    costs: Sequence[int],
+    factor: int,
+    now_us: int,
 ) -> tuple[list[Bucket | None], Taken]:
-    """Take ``cost`` tokens from all buckets or from none; a bucket in shadow mode never decides and pays when it can.
+    """Take from all buckets or from none; a bucket in shadow mode never decides and pays when it can.
+
+    A cost below 0 gives back: no limit refuses it, and it fills no bucket above its capacity, at no factor.
 
     Args:
         buckets: One for each limit, None where nothing is stored.
-        cost: Whole tokens, >= 0; 0 changes nothing.
+        terms: Of each limit.
+        is_shadow: Of each limit.
+        costs: Whole tokens for each limit; 0 changes nothing.
         factor: Per mille, 1 to 1000.
+        now_us: Microseconds since the epoch.
 
     Returns:
         The buckets as they are to be stored, and what was taken.
     """
-    current = [refill(b, t, factor, cost, now_us) for b, t in zip(buckets, terms, strict=True)]
-    costs = [cost * t.period_ticks for t in terms]
-    has = [b.level >= c for b, c in zip(current, costs, strict=True)]
-    has_at_1 = [(b.level if b.level_at_1 is None else b.level_at_1) >= c for b, c in zip(current, costs, strict=True)]
+    current = [refill(b, t, factor, c, now_us) for b, t, c in zip(buckets, terms, costs, strict=True)]
+    units = [c * t.period_ticks for c, t in zip(costs, terms, strict=True)]
+    has = [b.level >= u for b, u in zip(current, units, strict=True)]
+    has_at_1 = [(b.level if b.level_at_1 is None else b.level_at_1) >= u for b, u in zip(current, units, strict=True)]
     passes = all(h or s for h, s in zip(has, is_shadow, strict=True))
     passes_at_1 = all(h or s for h, s in zip(has_at_1, is_shadow, strict=True))
     stored, levels = list(buckets), []
     for i, bucket in enumerate(current):
         after = bucket
         if passes and has[i]:
-            after = replace(after, level=after.level - costs[i])
+            after = replace(after, level=min(after.level - units[i], lower_capacity(terms[i], factor, costs[i])))
         if after.level_at_1 is not None and passes_at_1 and has_at_1[i]:
-            after = replace(after, level_at_1=after.level_at_1 - costs[i])
-        if cost > 0 and after is not bucket:
+            after = replace(after, level_at_1=min(after.level_at_1 - units[i], terms[i].capacity_units))
+        if after != bucket:
             stored[i] = replace(after, expires_us=_expire(after, terms[i], factor, now_us))
         levels.append(after.level)
     status = Status.ALLOW if passes else Status.THROTTLED if passes_at_1 else Status.LIMIT

@@ -28,7 +28,7 @@ class Check(msgspec.Struct, frozen=True, gc=False):
     user_id: str
     action: str
     cost: int = 1
-    """Whole tokens, >= 0; 0 reads and changes nothing."""
+    """Whole tokens; 0 reads and changes nothing, below 0 is a refund, which Envoy alone may ask for."""
     attributes: dict[str, str] = {}
     suppressed: int = 0
     """Denials that the client answered from its own memory since its last check."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from enforcer.bucket import LARGEST_EXACT, UNLOWERED, Status, measure_wait_us, scale
+from enforcer.bucket import LARGEST_EXACT, UNLOWERED, Status, lower_capacity, measure_wait_us
 from enforcer.plan import Plan
 from enforcer.policy import Limit
 
@@ -113,12 +113,12 @@ def decide(plan: Plan, reading: Reading) -> Decision:
         )
     statuses = []
     retry_after_ms, remaining, is_shadow = 0, -1, False
-    levels = reading.levels
+    levels, costs, cost = reading.levels, plan.costs, plan.check.cost
     for position, limit in enumerate(plan.template.limits):
         level = levels[position]
         if level < 0:
             continue
-        status = _read_limit(position, limit, level, reading, plan.check.cost)
+        status = _read_limit(position, limit, level, reading, costs[position] if costs else cost)
         statuses.append(status)
         if limit.is_shadow:
             is_shadow = is_shadow or status.is_refused
@@ -158,7 +158,7 @@ def _read_limit(position: int, limit: Limit, level: int, reading: Reading, cost:
     terms, factor, now_us = limit.terms, reading.factor, reading.now_us
     full, period = terms.capacity_units, terms.period_ticks
     if factor < UNLOWERED:
-        full = min(full, max(scale(full, factor), cost * period))
+        full = lower_capacity(terms, factor, cost)
     is_refused = bool(reading.refused >> position & 1)
     wait_ms = 0
     if is_refused:  # a limit in shadow mode may be asked for more than it will ever hold

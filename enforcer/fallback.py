@@ -40,38 +40,50 @@ class Fallback:
                 self._bans.popitem(last=False)
 
     def share(self, plan: Plan) -> Plan:
-        """The same plan with this process's share of each limit: the terms that ``read`` decides by."""
-        return msgspec.structs.replace(plan, template=_share_template(plan.template, self.enforcers))
+        """The same plan with this process's share of each limit: the terms that ``read`` decides by.
+
+        A cost above the share of a limit asks for the whole share; one that the limit itself could never grant stays as it is.
+        """
+        template, costs = _share_template(plan.template, self.enforcers), plan.cost_of_each
+        if any(cost > limit.terms.capacity for cost, limit in zip(costs, template.limits, strict=True)):
+            costs = tuple(
+                min(cost, mine.terms.capacity) if cost <= limit.terms.capacity else cost
+                for cost, limit, mine in zip(costs, plan.limits, template.limits, strict=True)
+            )
+            return msgspec.structs.replace(plan, template=template, costs=costs)
+        return msgspec.structs.replace(plan, template=template)
 
     def read(self, plan: Plan, now_us: int) -> Reading:
         """Decide as the script would, without Redis.
-
-        A cost above the share of a limit takes the whole share.
 
         Args:
             plan: As ``share`` returned it.
             now_us: This process's clock, microseconds since the epoch.
         """
+        is_refund = plan.check.cost < 0
         for subject in plan.subjects:
             ban = self._bans.get(subject)
-            if ban is not None:
+            if ban is not None and not is_refund:
                 if ban.until_ms * 1000 <= now_us:
                     del self._bans[subject]
                 elif covers(ban.scope, plan.check.action):
                     return Reading(now_us, Status.BAN, ban=ban, is_degraded=True)
         terms = [limit.terms for limit in plan.limits]
         full = tuple(t.capacity_units for t in terms)
-        if plan.template.policy.without_redis == "allow" or not terms:
+        costs = plan.cost_of_each
+        is_possible = all(
+            cost <= limit.terms.capacity or limit.is_shadow for cost, limit in zip(costs, plan.limits, strict=True)
+        )
+        if not terms or (is_possible and plan.template.policy.without_redis == "allow"):
             return Reading(now_us, Status.ALLOW, levels=full, is_degraded=True)
-        if plan.template.policy.without_redis == "deny":
+        if plan.template.policy.without_redis == "deny" and not is_refund:
             mask = sum(1 << i for i, limit in enumerate(plan.limits) if not limit.is_shadow)
             return Reading(now_us, Status.LIMIT, refused=mask, levels=(0,) * len(terms), is_degraded=True)
-        cost = min(plan.check.cost, *(t.capacity for t in terms)) if terms else plan.check.cost
         stored, taken = take(
             [self._buckets.get(key) for key in plan.bucket_keys],
             terms,
             [limit.is_shadow for limit in plan.limits],
-            cost,
+            costs,
             UNLOWERED,
             now_us,
         )

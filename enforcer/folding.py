@@ -62,7 +62,7 @@ class Folder:
     def add(self, plan: Plan, decision: Decision) -> None:
         """Count one decision: a refusal into its folds, an admission for subjects that were refused lately."""
         if decision.outcome == "allow":
-            if self._admitted:
+            if self._admitted and plan.check.cost > 0:
                 for subject in plan.subjects:
                     key = (subject, plan.check.action)
                     if key in self._admitted:

@@ -60,6 +60,13 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
     """Names of the declared subjects, as ``kind=value``."""
     keys: tuple[str, ...]
     """The abuse keys of the subjects, then the bucket keys of the limits."""
+    costs: tuple[int, ...] = ()
+    """Of each limit, where they differ; empty: each costs what the check does."""
+
+    @property
+    def cost_of_each(self) -> tuple[int, ...]:
+        """What each limit is asked for, in tokens; below 0 it is given back."""
+        return self.costs or (self.check.cost,) * len(self.template.limits)
 
     @property
     def limits(self) -> tuple[Limit, ...]:

@@ -1,8 +1,9 @@
 """Remember refusals that are still certain, so that a hammering abuser costs Redis about one call a second. Pure.
 
-A limit's refusal is a promise: others only take tokens, so no check of at least that cost passes before its retry-after. An
-entry counts from before the call was sent and ends after a second at the latest, which is what correctness rests on: what is
-published about a change ends it sooner, but may be lost. Refusals by a throttle factor are never kept.
+A limit's refusal is a promise: others take tokens, so no check of at least that cost passes before its retry-after, unless a
+refund comes. An entry counts from before the call was sent and ends after a second at the latest, which is what correctness
+rests on: what is published about a change ends it sooner, but may be lost, and a refund is not published. Refusals by a
+throttle factor are never kept.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ class Refusals:
             return
         if reading.status != Status.LIMIT or reading.factor != UNLOWERED:
             return
-        cost = plan.check.cost
+        costs = plan.cost_of_each
         for i, key in enumerate(plan.bucket_keys):
-            limit = plan.limits[i]
+            limit, cost = plan.limits[i], costs[i]
             if not reading.refused_at_1 >> i & 1 or limit.is_shadow:
                 continue
             known = self._refused.get(key)
@@ -79,7 +80,7 @@ class Refusals:
 
         Levels of limits that nothing is known of are ``UNKNOWN_LEVEL``.
         """
-        if self._banned:
+        if self._banned and plan.check.cost >= 0:
             for subject in plan.subjects:
                 banned = self._banned.get(subject)
                 if banned is not None and now_s < banned.until_s and covers(banned.ban.scope, plan.check.action):
@@ -88,10 +89,10 @@ class Refusals:
                     return Reading(now_us, Status.BAN, ban=banned.ban, is_cached=True)
         if not self._refused:
             return None
-        mask, now_us, levels = 0, 0, [UNKNOWN_LEVEL] * len(plan.limits)
+        mask, now_us, levels, costs = 0, 0, [UNKNOWN_LEVEL] * len(plan.limits), plan.costs
         for i, key in enumerate(plan.bucket_keys):
             known = self._refused.get(key)
-            if known is None or now_s >= known.until_s or plan.check.cost < known.cost:
+            if known is None or now_s >= known.until_s or (costs[i] if costs else plan.check.cost) < known.cost:
                 continue
             limit = plan.limits[i]
             if known.tag != limit.terms.tag or self._has_changed(plan, known.sent_s):

@@ -258,17 +258,18 @@ def pack_call(plans: Sequence[Plan], deadline_us: int) -> bytes:
     """Write one EVALSHA of ``check.lua`` for several plans; what they share is sent once."""
     keys: list[str] = []
     checks: list[int] = []
-    shape_indexes: dict[tuple[Template, int], int] = {}
+    shape_indexes: dict[tuple[Template, int | tuple[int, ...]], int] = {}
     for plan in plans:
         keys += plan.keys
-        form = (plan.template, plan.check.cost)
+        form = (plan.template, plan.costs or plan.check.cost)
         index = shape_indexes.get(form)
         if index is None:
             index = shape_indexes[form] = len(shape_indexes) + 1
         checks.append(index)
     limit_indexes: dict[Limit, int] = {}
     shapes: list[str | int] = []
-    for template, cost in shape_indexes:
+    for template, costs in shape_indexes:
+        cost = costs if isinstance(costs, int) else ",".join(map(str, costs))
         shapes += (template.action, cost, UNLOWERED, len(template.kinds), len(template.limits))
         for limit in template.limits:
             index = limit_indexes.setdefault(limit, len(limit_indexes) + 1)

@@ -16,7 +16,9 @@
 --              tag             names these terms; a bucket with another tag counts as new
 -- ARGV[...]  shapes_count, and for each shape, which many checks may share:
 --              action          text that the scopes of bans are matched with
---              cost            tokens; 0 reads and changes nothing
+--              cost            tokens; 0 reads and changes nothing, below 0 gives back: a refund, which neither a ban nor
+--                              a limit refuses and which fills no bucket above its capacity; where the limits differ,
+--                              the cost of each, the first limit first, joined by commas
 --              factor          of the action, per mille
 --              subjects        number of subjects
 --              limits          number of limits, and for each the index of its terms, negative in shadow mode
@@ -37,8 +39,8 @@ local MOST_BITS = 48
 local ALLOW, LIMIT, THROTTLED, BAN, FAILED = 0, 1, 2, 3, 4
 local UNLOWERED = 1000
 
-local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
-local match, format, tonumber = string.match, string.format, tonumber
+local call, floor, ceil, max, min, abs = redis.call, math.floor, math.ceil, math.max, math.min, math.abs
+local match, gmatch, format, tonumber = string.match, string.gmatch, string.format, tonumber
 local KEYS, ARGV = KEYS, ARGV
 
 local now_us = tonumber(ARGV[1])
@@ -67,19 +69,38 @@ for i = 1, tonumber(ARGV[3]) do
   next_arg = next_arg + 5
 end
 
+-- Whether limits of different costs give back and none takes.
+local function is_refund(limits)
+  local gives = false
+  for i = 1, #limits do
+    if limits[i].cost > 0 then
+      return false
+    end
+    gives = gives or limits[i].cost < 0
+  end
+  return gives
+end
+
 local shapes = {}
 next_arg = next_arg + 1
 for i = 1, tonumber(ARGV[next_arg - 1]) do
+  local costs = ARGV[next_arg + 1]
+  local cost = tonumber(costs)
+  local next_cost = not cost and gmatch(costs, '[^,]+')
   local shape = {
     action = ARGV[next_arg],
-    cost = tonumber(ARGV[next_arg + 1]),
+    is_refund = cost and cost < 0,
     factor = tonumber(ARGV[next_arg + 2]),
     subjects = tonumber(ARGV[next_arg + 3]),
     limits = tonumber(ARGV[next_arg + 4]),
   }
   for j = 1, shape.limits do
     local index = tonumber(ARGV[next_arg + 4 + j])
-    shape[j] = { terms = all_terms[index < 0 and -index or index], is_shadow = index < 0 }
+    local terms = all_terms[index < 0 and -index or index]
+    shape[j] = { terms = terms, is_shadow = index < 0, cost = (cost or tonumber(next_cost())) * terms.period }
+  end
+  if not cost then
+    shape.is_refund = is_refund(shape)
   end
   shapes[i] = shape
   next_arg = next_arg + 5 + shape.limits
@@ -129,12 +150,17 @@ local function judge(first_key, subjects, action, factor)
   return ban, factor, warning
 end
 
+-- The capacity at a factor, never below what a check asks for.
+local function lower(capacity, factor, cost)
+  return min(capacity, max(scale(capacity, factor), abs(cost)))
+end
+
 -- One bucket as it is now, put into ``bucket``: its level at the factor, its level at factor 1 (false while they are the same),
 -- the remainder.
-local function refill(bucket, raw, terms, factor, cost_units)
+local function refill(bucket, raw, terms, factor, cost)
   local capacity, now = terms.capacity, terms.now
   if factor < UNLOWERED then
-    capacity = min(capacity, max(scale(capacity, factor), cost_units))
+    capacity = lower(capacity, factor, cost)
   end
   local level, time, tag, level_at_1, remainder
   if raw then
@@ -180,6 +206,18 @@ local function refill(bucket, raw, terms, factor, cost_units)
   bucket.level, bucket.time, bucket.at_1, bucket.remainder = level, time, level_at_1 or false, remainder
 end
 
+-- Puts a refund into a bucket, at most to its capacity; tells whether that changed it.
+local function give_back(bucket, limit, factor, gives, gives_at_1)
+  local level, at_1 = bucket.level, bucket.at_1
+  if gives then
+    bucket.level = min(level - limit.cost, lower(limit.terms.capacity, factor, limit.cost))
+  end
+  if gives_at_1 then
+    bucket.at_1 = min(at_1 - limit.cost, limit.terms.capacity)
+  end
+  return bucket.level ~= level or bucket.at_1 ~= at_1
+end
+
 local function write(key, bucket, terms, factor)
   local level, at_1, remainder = bucket.level, bucket.at_1, bucket.remainder
   local ticks = ceil(ceil((terms.capacity - level) / terms.refill) * UNLOWERED / factor)
@@ -209,9 +247,9 @@ end
 local buckets = {}
 
 local function check(shape, first_key)
-  local cost, limits = shape.cost, shape.limits
+  local limits = shape.limits
   local ban, factor, warning = judge(first_key, shape.subjects, shape.action, shape.factor)
-  if ban then
+  if ban and not shape.is_refund then
     return ban
   end
 
@@ -221,14 +259,14 @@ local function check(shape, first_key)
   for i = 1, limits do
     local bucket = buckets[i]
     if not bucket then
-      bucket = { level = 0, time = 0, at_1 = false, remainder = 0, cost = 0, has = false, has_at_1 = false }
+      bucket = { level = 0, time = 0, at_1 = false, remainder = 0, has = false, has_at_1 = false }
       buckets[i] = bucket
     end
     local limit = shape[i]
-    local cost_units = cost * limit.terms.period
-    refill(bucket, call('GET', KEYS[first_bucket + i]), limit.terms, factor, cost_units)
-    local has, has_at_1 = bucket.level >= cost_units, (bucket.at_1 or bucket.level) >= cost_units
-    bucket.cost, bucket.has, bucket.has_at_1 = cost_units, has, has_at_1
+    local cost = limit.cost
+    refill(bucket, call('GET', KEYS[first_bucket + i]), limit.terms, factor, cost)
+    local has, has_at_1 = bucket.level >= cost, (bucket.at_1 or bucket.level) >= cost
+    bucket.has, bucket.has_at_1 = has, has_at_1
     if not has then
       refused = refused + bit
       passes = passes and limit.is_shadow
@@ -246,17 +284,23 @@ local function check(shape, first_key)
   local status = passes and ALLOW or (passes_at_1 and THROTTLED or LIMIT)
   local result = { status, factor, refused, refused_at_1 }
   for i = 1, limits do
-    local bucket = buckets[i]
+    local bucket, limit = buckets[i], shape[i]
     local takes = passes and bucket.has
     local takes_at_1 = bucket.at_1 and passes_at_1 and bucket.has_at_1
-    if takes then
-      bucket.level = bucket.level - bucket.cost
+    local is_changed
+    if limit.cost < 0 then
+      is_changed = give_back(bucket, limit, factor, takes, takes_at_1)
+    else
+      if takes then
+        bucket.level = bucket.level - limit.cost
+      end
+      if takes_at_1 then
+        bucket.at_1 = bucket.at_1 - limit.cost
+      end
+      is_changed = limit.cost > 0 and (takes or takes_at_1)
     end
-    if takes_at_1 then
-      bucket.at_1 = bucket.at_1 - bucket.cost
-    end
-    if cost > 0 and (takes or takes_at_1) then
-      write(KEYS[first_bucket + i], bucket, shape[i].terms, factor)
+    if is_changed then
+      write(KEYS[first_bucket + i], bucket, limit.terms, factor)
     end
     result[4 + i] = bucket.level
   end

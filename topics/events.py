@@ -58,7 +58,8 @@ class DecisionEvent(Event):
     """Answered from the enforcer's memory of a refusal that was still certain."""
     suppressed: Count = 0
     """Denials that the client answered from its own memory before this check."""
-    cost: Count = 1
+    cost: int = 1
+    """Tokens; below 0 they were given back. Where limits were asked for different amounts, the largest."""
     remaining: int = 0
     """Whole tokens left in the bucket that is nearest to empty."""
     retry_after_ms: Count = 0

@@ -12,11 +12,16 @@ from enforcer.bucket import UNLOWERED, Bucket, Terms
 class ScriptCheck:
     bucket_keys: tuple[str, ...]
     terms: tuple[Terms, ...]
-    cost: int = 1
+    cost: int | tuple[int, ...] = 1
+    """For each limit, or the same for all."""
     factor: int = UNLOWERED
     shadows: tuple[bool, ...] = ()
     abuse_keys: tuple[str, ...] = ()
     action: str = "login"
+
+    @property
+    def costs(self) -> tuple[int, ...]:
+        return (self.cost,) * len(self.terms) if isinstance(self.cost, int) else self.cost
 
     @property
     def is_shadow(self) -> tuple[bool, ...]:
@@ -33,7 +38,8 @@ def pack(checks: Sequence[ScriptCheck], now_us: int | None = None, deadline_us: 
     argv.append(len(checks))
     for check in checks:
         keys += (*check.abuse_keys, *check.bucket_keys)
-        argv += (check.action, check.cost, check.factor, len(check.abuse_keys), len(check.terms))
+        cost = check.cost if isinstance(check.cost, int) else ",".join(map(str, check.cost))
+        argv += (check.action, cost, check.factor, len(check.abuse_keys), len(check.terms))
         for each, is_shadow in zip(check.terms, check.is_shadow, strict=True):
             index = terms.index(each) + 1
             argv.append(-index if is_shadow else index)

@@ -60,7 +60,8 @@ def name_abuse(user: str) -> str:
 class CheckStep(NamedTuple):
     user: str
     limits: tuple[tuple[str, Terms, bool], ...]
-    cost: int
+    costs: tuple[int, int, int] | int
+    """Of up to three limits, or the same for all."""
     factor: int
     action: str = "login"
 
@@ -75,6 +76,9 @@ class Step(NamedTuple):
 
 
 factors = st.one_of(st.just(UNLOWERED), st.sampled_from([1, 2, 333, 500, 999]), st.integers(1, UNLOWERED))
+costs = st.one_of(
+    st.integers(0, 6), st.sampled_from([100, 1_000_000, 2**32 - 1, 2**53]), st.integers(-6, -1), st.just(-(2**53))
+)
 check_steps = st.builds(
     CheckStep,
     st.sampled_from(USERS),
@@ -83,7 +87,7 @@ check_steps = st.builds(
         max_size=3,
         unique_by=lambda limit: limit[0],
     ).map(tuple),
-    st.one_of(st.integers(0, 6), st.sampled_from([100, 1_000_000, 2**32 - 1])),
+    st.one_of(costs, st.tuples(costs, costs, costs)),
     factors,
     st.sampled_from(["login", "search"]),
 )
@@ -140,6 +144,13 @@ def find_ban(state: AbuseState, action: str, now_ms: int) -> list[Any] | None:
     ]
 )
 @example(steps=[Step(0, None, [CheckStep("ann", (("wide", TERMS[6], False),), 4, 91)])])
+@example(
+    steps=[
+        Step(0, None, [CheckStep("ann", (("wide", TERMS[0], False), ("narrow", TERMS[3], True)), (5, 2, 0), UNLOWERED)]),
+        Step(0, None, [CheckStep("ann", (("wide", TERMS[0], False), ("narrow", TERMS[3], True)), (-2, 1, 0), 500)] * 2),
+        Step(0, None, [CheckStep("ann", (("wide", TERMS[0], False),), -9, UNLOWERED)]),
+    ]
+)
 def test_script_and_specification_agree_on_every_step(client: Redis, steps: list[Step]) -> None:
     client.flushdb()
     model: dict[str, Bucket] = {}
@@ -158,15 +169,19 @@ def test_script_and_specification_agree_on_every_step(client: Redis, steps: list
             keys = tuple(name(check.user, limit) for limit, _, _ in check.limits)
             terms = tuple(terms for _, terms, _ in check.limits)
             shadows = tuple(is_shadow for _, _, is_shadow in check.limits)
-            asked.append(ScriptCheck(keys, terms, check.cost, check.factor, shadows, (name_abuse(check.user),), check.action))
+            costs = check.costs if isinstance(check.costs, int) else check.costs[: len(keys)]
+            costs = costs or 1  # without a limit there is nothing to differ
+            asked.append(ScriptCheck(keys, terms, costs, check.factor, shadows, (name_abuse(check.user),), check.action))
             state = held[check.user]
-            if banned := find_ban(state, check.action, now_ms):
+            given = [costs] if isinstance(costs, int) else costs
+            is_refund = min(given) < 0 and max(given) <= 0
+            if not is_refund and (banned := find_ban(state, check.action, now_ms)):
                 expected.append(banned)
                 continue
             is_tightened = state.factor_until_ms > now_ms
             factor = max(1, check.factor * state.factor // UNLOWERED) if is_tightened else check.factor
             before = [model.get(key) for key in keys]
-            after, taken = take(before, terms, shadows, check.cost, factor, now_us)
+            after, taken = take(before, terms, shadows, asked[-1].costs, factor, now_us)
             for key, old, new in zip(keys, before, after, strict=True):
                 if new is not None and new is not old:
                     model[key] = new
@@ -274,6 +289,28 @@ def test_banned_check_changes_no_bucket(client: Redis) -> None:
     impose(client, "ann", ban(NOW_MS + 10))
     ask(client, "ann")
     assert client.exists(name("ann", "wide")) == 0
+
+
+def test_refund_passes_a_ban_and_a_check_that_also_takes_does_not(client: Redis) -> None:
+    keys, terms = (name("ann", "wide"), name("ann", "narrow")), (TERMS[0], TERMS[3])
+    run(client, [ScriptCheck(keys, terms, (4, 2))])
+    impose(client, "ann", ban(NOW_MS + 10))
+
+    def refund(*costs: int) -> list[Any]:
+        (result,) = run(client, [ScriptCheck(keys, terms, costs, abuse_keys=(name_abuse("ann"),))])[1:]
+        return list(result)
+
+    assert refund(-3, 1)[0] == Status.BAN
+    assert refund(0, 0)[0] == Status.BAN
+    assert refund(-3, 0) == [Status.ALLOW, UNLOWERED, 0, 0, 4 * TERMS[0].period_ticks, TERMS[3].period_ticks]
+    (result,) = run(client, [ScriptCheck((), (), -1, abuse_keys=(name_abuse("ann"),))])[1:]
+    assert result[0] == Status.ALLOW
+
+
+def test_refund_of_a_full_bucket_writes_nothing(client: Redis) -> None:
+    _, result = run(client, [ScriptCheck((name("ann", "wide"),), (TERMS[0],), -3)])
+    assert result[4:] == [TERMS[0].capacity_units]
+    assert client.keys() == []
 
 
 def test_ban_that_has_ended_is_ignored(client: Redis) -> None:

@@ -65,7 +65,7 @@ def test_every_answer_is_the_specifications_at_its_place_between_call_and_return
         assert asked.called_us <= asked.now_us <= asked.returned_us
         keys, terms, shadows = zip(*list_terms(asked), strict=True)
         before: list[Bucket | None] = [buckets.get(key) for key in keys]
-        after, taken = take(before, terms, shadows, asked.cost, UNLOWERED, asked.now_us)
+        after, taken = take(before, terms, shadows, [asked.cost] * len(keys), UNLOWERED, asked.now_us)
         buckets |= {key: bucket for key, bucket in zip(keys, after, strict=True) if bucket is not None}
         answer = asked.status, asked.refused, asked.refused_at_1, tuple(asked.levels)
         assert answer == (taken.status, taken.refused, taken.refused_at_1, taken.levels), asked

@@ -30,7 +30,7 @@ any_terms = st.builds(Terms.of, st.integers(1, 50), st.integers(1, 50), st.sampl
 
 
 def step(bucket: Bucket | None, now_us: int, *, cost: int = 1, factor: int = UNLOWERED) -> tuple[Bucket | None, Taken]:
-    stored, taken = take([bucket], [FIVE_A_MINUTE], [False], cost, factor, now_us)
+    stored, taken = take([bucket], [FIVE_A_MINUTE], [False], [cost], factor, now_us)
     return stored[0], taken
 
 
@@ -43,6 +43,9 @@ def step(bucket: Bucket | None, now_us: int, *, cost: int = 1, factor: int = UNL
         pytest.param([(0, 5), (11.999999, 1), (0.000001, 1)], [0, None, 0], id="a refusal loses no time"),
         pytest.param([(0, 5), (3600, 0)], [0, 5], id="never above the capacity"),
         pytest.param([(0, 0), (0, 5)], [5, 0], id="cost 0 reads"),
+        pytest.param([(0, 5), (0, -2), (0, 3), (0, 2)], [0, 2, None, 0], id="a refund gives back"),
+        pytest.param([(0, 2), (0, -9), (0, 5)], [3, 5, 0], id="a refund fills up to the capacity"),
+        pytest.param([(0, 5), (-9, -1), (9, 1), (12, 1)], [0, 1, 0, 0], id="a refund while the clock stands back"),
         pytest.param([(0, 4), (0, 2), (0, 1)], [1, None, 0], id="a cost above what is left leaves it"),
         pytest.param(
             [(0, 5), (-3600, 1), (3600, 1), (12, 1)], [0, None, None, 0], id="a step back freezes until it is made up"
@@ -69,7 +72,7 @@ def test_admitted_is_at_most_capacity_and_refill(terms: Terms, schedule: list[tu
     now_us, admitted = START_US, 0
     for later_us, cost in schedule:
         now_us += later_us
-        buckets, taken = take(buckets, [terms], [False], cost, UNLOWERED, now_us)
+        buckets, taken = take(buckets, [terms], [False], [cost], UNLOWERED, now_us)
         admitted += cost if taken.status == Status.ALLOW else 0
     # A tick that had begun before the first take is credited whole.
     ticks = now_us // terms.tick_us - START_US // terms.tick_us
@@ -88,10 +91,56 @@ def test_lowered_limit_never_admits_more_than_the_limit(terms: Terms, schedule: 
     for later_us, cost, factor in schedule:
         now_us += later_us
         seen_us.append(now_us)
-        buckets, taken = take(buckets, [terms], [False], min(cost, terms.capacity), factor, now_us)
+        buckets, taken = take(buckets, [terms], [False], [min(cost, terms.capacity)], factor, now_us)
         admitted += min(cost, terms.capacity) if taken.status == Status.ALLOW else 0
     ticks = max(seen_us) // terms.tick_us - min(seen_us) // terms.tick_us
     assert admitted * terms.period_ticks <= terms.capacity_units + ticks * terms.refill
+
+
+@given(
+    terms=any_terms,
+    schedule=st.lists(
+        st.tuples(st.integers(0, 100_000_000), st.integers(-10, 10), st.sampled_from([UNLOWERED, 700, 1])), max_size=60
+    ),
+)
+def test_admitted_net_of_refunds_is_at_most_capacity_and_refill(terms: Terms, schedule: list[tuple[int, int, int]]) -> None:
+    buckets: list[Bucket | None] = [None]
+    now_us, admitted = START_US, 0
+    for later_us, cost, factor in schedule:
+        now_us += later_us
+        buckets, taken = take(buckets, [terms], [False], [cost], factor, now_us)
+        assert taken.levels[0] <= terms.capacity_units
+        assert cost > 0 or taken.status == Status.ALLOW
+        admitted += cost if taken.status == Status.ALLOW else 0
+        if taken.status == Status.ALLOW:
+            ticks = now_us // terms.tick_us - START_US // terms.tick_us
+            assert admitted * terms.period_ticks <= terms.capacity_units + ticks * terms.refill
+
+
+def test_refund_is_bounded_by_the_capacity_at_the_factor_and_at_factor_1() -> None:
+    bucket, _ = step(None, START_US, cost=5)
+    bucket, taken = step(bucket, START_US, cost=-3, factor=400)
+    assert bucket is not None
+    assert taken.levels == (3 * FIVE_A_MINUTE.period_ticks,)
+    bucket, taken = step(bucket, START_US, cost=-1, factor=400)
+    assert bucket is not None
+    assert (taken.levels[0], bucket.level_at_1) == (2 * FIVE_A_MINUTE.period_ticks, 4 * FIVE_A_MINUTE.period_ticks)
+    assert step(bucket, START_US, cost=-9)[1].levels == (FIVE_A_MINUTE.capacity_units,)
+
+
+def test_refund_stores_nothing_for_a_full_bucket() -> None:
+    assert [step(None, START_US, cost=-1, factor=factor)[0] for factor in (UNLOWERED, 300)] == [None, None]
+
+
+def test_limits_of_one_check_may_cost_different_amounts() -> None:
+    wide, narrow = Terms.of(10, 1, SECOND_US), Terms.of(2, 1, SECOND_US)
+    buckets, taken = take([None, None], [wide, narrow], [False, False], [7, 0], UNLOWERED, START_US)
+    assert taken.levels == (3 * wide.period_ticks, 2 * narrow.period_ticks)
+    assert buckets[1] is None
+    after, taken = take(buckets, [wide, narrow], [False, False], [-5, 3], UNLOWERED, START_US)
+    assert (taken.status, taken.refused, after) == (Status.LIMIT, 0b10, buckets)
+    buckets, taken = take(buckets, [wide, narrow], [False, False], [-5, 2], UNLOWERED, START_US)
+    assert (taken.status, taken.levels) == (Status.ALLOW, (8 * wide.period_ticks, 0))
 
 
 @given(
@@ -104,7 +153,7 @@ def test_refused_check_changes_no_bucket(cost: int, levels: list[int], now_us: i
     buckets: list[Bucket | None] = [
         Bucket(level * terms.period_ticks, START_US, terms.tag, expires_us=START_US + 10 * MINUTE_US) for level in levels
     ]
-    stored, taken = take(buckets, [terms] * len(levels), [False] * len(levels), cost, UNLOWERED, now_us)
+    stored, taken = take(buckets, [terms] * len(levels), [False] * len(levels), [cost] * len(levels), UNLOWERED, now_us)
     if taken.status == Status.ALLOW:
         assert all(after is not before for after, before in zip(stored, buckets, strict=True))
     else:
@@ -114,15 +163,15 @@ def test_refused_check_changes_no_bucket(cost: int, levels: list[int], now_us: i
 @given(terms=any_terms, cost=st.integers(1, 50), now_us=st.integers(START_US, START_US + 5_000), spent=st.integers(0, 50))
 def test_waiting_out_retry_after_suffices_and_less_does_not(terms: Terms, cost: int, now_us: int, spent: int) -> None:
     cost, spent = min(cost, terms.capacity), min(spent, terms.capacity)
-    buckets, _ = take([None], [terms], [False], spent, UNLOWERED, now_us)
-    _, refused = take(buckets, [terms], [False], cost, UNLOWERED, now_us)
+    buckets, _ = take([None], [terms], [False], [spent], UNLOWERED, now_us)
+    _, refused = take(buckets, [terms], [False], [cost], UNLOWERED, now_us)
     wait_us = measure_wait_us(refused.levels[0], terms, UNLOWERED, cost * terms.period_ticks, now_us)
     if refused.status == Status.ALLOW:
         # The levels that came back are those after the take, so there is nothing to wait for what was paid.
         return
     assert wait_us > 0
-    assert take(buckets, [terms], [False], cost, UNLOWERED, now_us + wait_us)[1].status == Status.ALLOW
-    assert take(buckets, [terms], [False], cost, UNLOWERED, now_us + wait_us - 1)[1].status == Status.LIMIT
+    assert take(buckets, [terms], [False], [cost], UNLOWERED, now_us + wait_us)[1].status == Status.ALLOW
+    assert take(buckets, [terms], [False], [cost], UNLOWERED, now_us + wait_us - 1)[1].status == Status.LIMIT
 
 
 @given(
@@ -133,12 +182,12 @@ def test_waiting_out_retry_after_suffices_and_less_does_not(terms: Terms, cost: 
 )
 def test_waiting_out_retry_after_suffices_under_a_factor(terms: Terms, cost: int, factor: int, now_us: int) -> None:
     cost = min(cost, terms.capacity)
-    buckets, _ = take([None], [terms], [False], cost, factor, now_us)
-    _, refused = take(buckets, [terms], [False], cost, factor, now_us)
+    buckets, _ = take([None], [terms], [False], [cost], factor, now_us)
+    _, refused = take(buckets, [terms], [False], [cost], factor, now_us)
     if refused.status == Status.ALLOW:
         return
     wait_us = measure_wait_us(refused.levels[0], terms, factor, cost * terms.period_ticks, now_us)
-    assert take(buckets, [terms], [False], cost, factor, now_us + wait_us)[1].status == Status.ALLOW
+    assert take(buckets, [terms], [False], [cost], factor, now_us + wait_us)[1].status == Status.ALLOW
 
 
 def test_nothing_is_waited_for_when_the_level_suffices() -> None:
@@ -211,7 +260,7 @@ def test_expiry_is_when_the_bucket_is_full_rounded_up_to_a_millisecond() -> None
     assert bucket is not None
     assert bucket.expires_us == START_US + 1 + 12 * SECOND_US
     quick = Terms.of(1, 1, 1500)
-    stored, _ = take([None], [quick], [False], 1, UNLOWERED, START_US)
+    stored, _ = take([None], [quick], [False], [1], UNLOWERED, START_US)
     assert stored[0] is not None
     assert stored[0].expires_us == START_US + 2000
 
@@ -227,9 +276,9 @@ def test_all_limits_are_taken_from_or_none() -> None:
     wide, narrow = Terms.of(10, 1, SECOND_US), Terms.of(2, 1, SECOND_US)
     buckets: list[Bucket | None] = [None, None]
     for _ in range(2):
-        buckets, taken = take(buckets, [wide, narrow], [False, False], 1, UNLOWERED, START_US)
+        buckets, taken = take(buckets, [wide, narrow], [False, False], [1, 1], UNLOWERED, START_US)
         assert taken.status == Status.ALLOW
-    after, taken = take(buckets, [wide, narrow], [False, False], 1, UNLOWERED, START_US)
+    after, taken = take(buckets, [wide, narrow], [False, False], [1, 1], UNLOWERED, START_US)
     assert (taken.status, taken.refused) == (Status.LIMIT, 0b10)
     assert after == buckets
     assert taken.levels == (8 * wide.period_ticks, 0)
@@ -237,17 +286,17 @@ def test_all_limits_are_taken_from_or_none() -> None:
 
 def test_shadow_limit_never_refuses_and_pays_while_it_can() -> None:
     wide, trial = Terms.of(10, 1, SECOND_US), Terms.of(1, 1, SECOND_US)
-    buckets, taken = take([None, None], [wide, trial], [False, True], 1, UNLOWERED, START_US)
+    buckets, taken = take([None, None], [wide, trial], [False, True], [1, 1], UNLOWERED, START_US)
     assert taken.levels == (9 * wide.period_ticks, 0)
-    buckets, taken = take(buckets, [wide, trial], [False, True], 1, UNLOWERED, START_US)
+    buckets, taken = take(buckets, [wide, trial], [False, True], [1, 1], UNLOWERED, START_US)
     assert (taken.status, taken.refused) == (Status.ALLOW, 0b10)
     assert taken.levels == (8 * wide.period_ticks, 0)
 
 
 def test_shadow_limit_keeps_its_tokens_when_an_enforced_one_refuses() -> None:
     one, trial = Terms.of(1, 1, SECOND_US), Terms.of(5, 1, SECOND_US)
-    buckets, _ = take([None, None], [one, trial], [False, True], 1, UNLOWERED, START_US)
-    after, taken = take(buckets, [one, trial], [False, True], 1, UNLOWERED, START_US)
+    buckets, _ = take([None, None], [one, trial], [False, True], [1, 1], UNLOWERED, START_US)
+    after, taken = take(buckets, [one, trial], [False, True], [1, 1], UNLOWERED, START_US)
     assert taken.status == Status.LIMIT
     assert after == buckets
 

@@ -38,16 +38,16 @@ def test_retry_after_is_the_longest_wait_of_those_that_refused() -> None:
 def test_retry_after_suffices_and_a_millisecond_less_does_not(cost: int, spent: int, later_us: int) -> None:
     plan = make_plan(cost=cost)
     terms = plan.limits[0].terms
-    buckets, _ = take([None], [terms], [False], spent, UNLOWERED, NOW_US)
+    buckets, _ = take([None], [terms], [False], [spent], UNLOWERED, NOW_US)
     now_us = NOW_US + later_us
-    _, taken = take(buckets, [terms], [False], cost, UNLOWERED, now_us)
+    _, taken = take(buckets, [terms], [False], [cost], UNLOWERED, now_us)
     decision = decide(plan, Reading(now_us, taken.status, refused=taken.refused, levels=taken.levels))
     if taken.status == Status.ALLOW:
         assert decision.retry_after_ms == 0
         return
     after_us = now_us + decision.retry_after_ms * 1000
-    assert take(buckets, [terms], [False], cost, UNLOWERED, after_us)[1].status == Status.ALLOW
-    assert take(buckets, [terms], [False], cost, UNLOWERED, after_us - 1000)[1].status == Status.LIMIT
+    assert take(buckets, [terms], [False], [cost], UNLOWERED, after_us)[1].status == Status.ALLOW
+    assert take(buckets, [terms], [False], [cost], UNLOWERED, after_us - 1000)[1].status == Status.LIMIT
 
 
 def test_throttled_refusal_feeds_no_ban_and_tells_the_lowered_capacity() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcer import fallback as module
 from enforcer.bucket import Status, Terms
+from enforcer.check import Check
 from enforcer.decision import Ban, Reading, decide
 from enforcer.fallback import Fallback, covers, share_terms
 from enforcer.plan import Plan
@@ -47,6 +49,37 @@ def test_cost_above_the_share_takes_the_whole_share() -> None:
     fallback = Fallback(2)
     assert read(fallback, make_plan(cost=5)).status == Status.ALLOW
     assert read(fallback, make_plan(cost=1)).status == Status.LIMIT
+
+
+@pytest.mark.parametrize("action", ["login", "other"])
+def test_cost_that_no_limit_could_ever_grant_is_refused_whatever_the_policy_says(action: str) -> None:
+    plan = make_plan(action=action)
+    plan = msgspec.structs.replace(plan, check=Check("alice", action, plan.limits[0].terms.capacity + 1))
+    reading = read(Fallback(2), plan)
+    assert (reading.status, reading.refused) == (Status.LIMIT, 1)
+
+
+@pytest.mark.parametrize("action", ["login", "shared", "other", "free"])
+def test_refund_is_granted_whatever_the_policy_says_and_to_the_banned(action: str) -> None:
+    fallback = Fallback(1)
+    fallback.remember(make_ban(NOW_MS + 5, ("*",)))
+    refund = msgspec.structs.replace(make_plan(action=action), check=Check("alice", action, -2))
+    assert read(fallback, refund).status == Status.ALLOW
+
+
+def test_refund_gives_back_to_this_processs_share() -> None:
+    fallback = Fallback(2)
+    read(fallback, make_plan(cost=5))
+    read(fallback, msgspec.structs.replace(make_plan(), check=Check("alice", "login", -1)))
+    assert [read(fallback, make_plan()).status for _ in range(2)] == [Status.ALLOW, Status.LIMIT]
+
+
+def test_limits_that_cost_different_amounts_take_each_its_own() -> None:
+    fallback = Fallback(1)
+    plan = msgspec.structs.replace(make_plan(attributes={"ip": "203.0.113.7"}), costs=(20, 5))
+    decision = decide(plan, read(fallback, plan))
+    assert [status.remaining for status in decision.limits] == [10, 0]
+    assert read(fallback, msgspec.structs.replace(plan, costs=(11, 0))).refused == 0b01
 
 
 def test_cost_0_reads_and_changes_nothing() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcer import refusals as module
 from enforcer.bucket import UNLOWERED, Status, take
+from enforcer.check import Check
 from enforcer.decision import Ban, Reading, decide
 from enforcer.refusals import Refusals
 from tests.unit.enforcer.builders import make_plan
@@ -53,12 +55,28 @@ def test_smaller_cost_than_was_refused_asks_redis() -> None:
     assert refusals.find(make_plan(cost=2), SENT_S) is not None
 
 
+def test_refund_is_never_refused_from_memory() -> None:
+    refusals, refund = Refusals(), msgspec.structs.replace(make_plan(), check=Check("alice", "login", -1))
+    refusals.remember(make_plan(), refuse(0))
+    refusals.remember(make_plan(), make_ban(NOW_US // 1000 + 500))
+    assert refusals.find(refund, SENT_S) is None
+
+
+def test_each_limit_is_remembered_with_what_it_was_asked_for() -> None:
+    refusals, plan = Refusals(), make_plan(attributes={"ip": "203.0.113.7"}, cost=4)
+    asked = msgspec.structs.replace(plan, costs=(4, 2))
+    refusals.remember(asked, Reading(NOW_US, Status.LIMIT, UNLOWERED, 0b10, 0b10, (9 * TOKEN, 0), sent_s=SENT_S))
+    assert refusals.find(msgspec.structs.replace(plan, costs=(4, 1)), SENT_S) is None
+    assert refusals.find(msgspec.structs.replace(plan, costs=(0, 2)), SENT_S) is not None
+    assert refusals.find(make_plan(cost=1), SENT_S) is None
+
+
 @given(spent=st.integers(0, 5), first=st.integers(1, 5), cost=st.integers(1, 5), later_us=st.integers(0, 2_000_000))
 def test_no_check_is_refused_from_memory_that_redis_would_allow(spent: int, first: int, cost: int, later_us: int) -> None:
     plan, asked = make_plan(cost=first), make_plan(cost=cost)
     terms = [plan.limits[0].terms]
-    buckets, _ = take([None], terms, [False], spent, UNLOWERED, NOW_US - 11_500_000)
-    _, taken = take(buckets, terms, [False], first, UNLOWERED, NOW_US)
+    buckets, _ = take([None], terms, [False], [spent], UNLOWERED, NOW_US - 11_500_000)
+    _, taken = take(buckets, terms, [False], [first], UNLOWERED, NOW_US)
     refusals = Refusals()
     if taken.status == Status.ALLOW:
         return
@@ -67,7 +85,7 @@ def test_no_check_is_refused_from_memory_that_redis_would_allow(spent: int, firs
     )
     # The call was sent before Redis read its clock, so Redis is never behind what is counted from here.
     if refusals.find(asked, SENT_S + later_us / 1e6) is not None:
-        assert take(buckets, terms, [False], cost, UNLOWERED, NOW_US + later_us)[1].status == Status.LIMIT
+        assert take(buckets, terms, [False], [cost], UNLOWERED, NOW_US + later_us)[1].status == Status.LIMIT
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hiredis
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,9 @@ def unpack(command: bytes) -> list[str]:
     return words
 
 
-def interpret(command: bytes) -> tuple[int, list[tuple[list[str], str, int, list[tuple[list[object], bool]]]]]:
+def interpret(
+    command: bytes,
+) -> tuple[int, list[tuple[list[str], str, int | tuple[int, ...], list[tuple[list[object], bool]]]]]:
     """Read a call as the script's header tells: for each check its keys, action, cost, and limits."""
     name, sha, count, *rest = unpack(command)
     assert (name, sha) == ("EVALSHA", CHECK.sha)
@@ -36,10 +39,18 @@ def interpret(command: bytes) -> tuple[int, list[tuple[list[str], str, int, list
     terms = [[*(int(next(argv)) for _ in range(4)), next(argv)] for _ in range(int(next(argv)))]
     shapes = []
     for _ in range(int(next(argv))):
-        action, cost, factor, subjects, limits = next(argv), *(int(next(argv)) for _ in range(4))
+        action, costs = next(argv), [int(cost) for cost in next(argv).split(",")]
+        factor, subjects, limits = (int(next(argv)) for _ in range(3))
         assert factor == 1000
         indexes = [int(next(argv)) for _ in range(limits)]
-        shapes.append((action, cost, subjects, [(terms[abs(index) - 1], index < 0) for index in indexes]))
+        shapes.append(
+            (
+                action,
+                costs[0] if len(costs) == 1 else tuple(costs),
+                subjects,
+                [(terms[abs(index) - 1], index < 0) for index in indexes],
+            )
+        )
     checks = []
     for index in argv:
         action, cost, subjects, limits_of = shapes[int(index) - 1]
@@ -118,3 +129,10 @@ def test_ban_is_read_with_its_scope() -> None:
 
 def test_check_that_failed_on_the_server_has_no_reading() -> None:
     assert read_result(make_plan(), [4, b"WRONGTYPE \xff"], NOW_US, 0.0) is None
+
+
+def test_limits_that_cost_different_amounts_say_so_each() -> None:
+    plan = make_plan(attributes=IP, cost=3)
+    differing = msgspec.structs.replace(plan, costs=(3, -2))
+    _, checks = interpret(pack_call([plan, differing, differing, plan], 0))
+    assert [check[2] for check in checks] == [3, (3, -2), (3, -2), 3]
