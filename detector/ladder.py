@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from detector.rules import Ladder
+from topics.abuse import add_ban, covers, decay_score
 from topics.events import AbuseState, Ban, Penalty, VerdictResult
 
 STRIKE = 1000
@@ -75,23 +76,6 @@ class Judgement:
     expires_at_ms: int | None
 
 
-def decay_score(score: int, elapsed_ms: int, half_life_ms: int) -> int:
-    """Forget: half the score per half-life, in whole thousandths, with a straight line between the halvings.
-
-    Args:
-        score: In 1/1000 strikes, >= 0.
-        elapsed_ms: Since the score began to decay; below 0 nothing decays.
-        half_life_ms: Above 0.
-    """
-    if elapsed_ms <= 0:
-        return score
-    halvings, rest_ms = divmod(elapsed_ms, half_life_ms)
-    if halvings > 50:
-        return 0
-    score >>= halvings
-    return score - (score - score // 2) * rest_ms // half_life_ms
-
-
 def choose_rung(start: int, score: int, rungs: int) -> int:
     """Choose the rung for an offence: the rule's first one, and one more per strike held, rounded to the nearest.
 
@@ -127,7 +111,7 @@ def judge(state: AbuseState | None, offence: Offence, ladder: Ladder, *, now_ms:
 
     if offence.at_ms < held.human_at_ms:
         return change_nothing("overruled")
-    if any(ban.until_ms > offence.at_ms and _covers(ban.scope, offence.scope) for ban in held.bans):
+    if any(ban.until_ms > offence.at_ms and covers(ban.scope, offence.scope) for ban in held.bans):
         return change_nothing("during_ban")
 
     number = choose_rung(offence.start, before, len(ladder.rungs))
@@ -153,6 +137,7 @@ def judge(state: AbuseState | None, offence: Offence, ladder: Ladder, *, now_ms:
         "rev": state.rev + 1 if state else offence.at_ms,
         "score": after,
         "score_at_ms": max(held.score_at_ms, until_ms if rung.penalty == "ban" else offence.at_ms),
+        "half_life_ms": ladder.half_life_ms,
         "level": max(number, held.level if before else 0),
         "offences": held.offences + 1,
         "bans": tuple(ban for ban in held.bans if ban.until_ms > offence.at_ms),
@@ -167,7 +152,8 @@ def judge(state: AbuseState | None, offence: Offence, ladder: Ladder, *, now_ms:
             "factor_verdict": offence.verdict_id,
         }
     else:
-        changes["bans"] = _add_ban(held.bans, offence, number, until_ms)
+        ban = Ban(until_ms=until_ms, level=number, rule=offence.rule, verdict_id=offence.verdict_id, scope=offence.scope)
+        changes["bans"] = add_ban(held.bans, ban, at_ms=offence.at_ms)
     new = held.model_copy(update=changes)
     finding = Finding(
         result="already_over" if until_ms <= now_ms else "applied",
@@ -182,21 +168,6 @@ def judge(state: AbuseState | None, offence: Offence, ladder: Ladder, *, now_ms:
         applied_at_ms=now_ms,
     )
     return Judgement(finding, new, _find_expiry_ms(new, ladder) + keep_ms)
-
-
-def _covers(wide: tuple[str, ...], narrow: tuple[str, ...]) -> bool:
-    # Whether one glob holds another is not decided in general: the same globs, or all actions.
-    return "*" in wide or set(narrow) <= set(wide)
-
-
-def _add_ban(bans: tuple[Ban, ...], offence: Offence, number: int, until_ms: int) -> tuple[Ban, ...]:
-    ban = Ban(until_ms=until_ms, level=number, rule=offence.rule, verdict_id=offence.verdict_id, scope=offence.scope)
-    kept = [
-        other
-        for other in bans
-        if other.until_ms > offence.at_ms and not (other.until_ms <= until_ms and _covers(offence.scope, other.scope))
-    ]
-    return tuple(sorted((*kept, ban), key=lambda one: (-one.until_ms, one.verdict_id)))
 
 
 def _find_expiry_ms(state: AbuseState, ladder: Ladder) -> int:

@@ -10,6 +10,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from enforcer.decision import Ban
+from enforcer.fallback import Fallback
 from enforcer.refusals import Refusals
 from lua.keys import CHANGES_CHANNEL
 
@@ -18,15 +20,34 @@ _RECONNECT_S = 0.2
 log = structlog.get_logger(__name__)
 
 
+class _Ban(msgspec.Struct):
+    until_ms: int
+    level: int
+    rule: str
+    verdict_id: str
+    scope: tuple[str, ...]
+
+
+class _State(msgspec.Struct):
+    bans: tuple[_Ban, ...] = ()
+    """Latest end first."""
+
+
 class _Change(msgspec.Struct):
     subject: str
+    state: _State | None = None
+    """What is held against the subject now; None when that has not changed."""
 
 
-async def follow_changes(url: str, refusals: Refusals) -> None:
-    """Drop remembered refusals of subjects that change, for as long as it runs. A lost message costs at most a second.
+async def follow_changes(url: str, refusals: Refusals, fallback: Fallback) -> None:
+    """Let what is remembered of a subject end when the subject changes, for as long as it runs.
+
+    A lost message costs at most a second of refusals, and while Redis is away the bans that it told of.
 
     Args:
         url: Redis, as for the store.
+        refusals: What is certain for a second: that of the subject is forgotten.
+        fallback: What holds while Redis is away: it learns the subject's longest ban, or that none is left.
     """
     decode = msgspec.json.Decoder(_Change).decode
     while True:
@@ -37,9 +58,15 @@ async def follow_changes(url: str, refusals: Refusals) -> None:
                 refusals.clear()  # what was published before this is unknown
                 async for message in channel.listen():
                     try:
-                        refusals.forget(decode(message["data"]).subject, time.monotonic())
+                        change = decode(message["data"])
                     except msgspec.DecodeError as error:
                         log.warning("change_undecodable", error=str(error))
+                        continue
+                    refusals.forget(change.subject, time.monotonic())
+                    if change.state is not None:
+                        fallback.forget(change.subject)
+                        for ban in change.state.bans[:1]:
+                            fallback.remember(Ban(ban.until_ms, ban.level, ban.rule, ban.verdict_id, change.subject, ban.scope))
         except (RedisError, OSError):
             await asyncio.sleep(_RECONNECT_S)  # the store says that Redis is away
         finally:

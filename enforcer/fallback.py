@@ -31,13 +31,17 @@ class Fallback:
     _bans: OrderedDict[str, Ban] = field(default_factory=OrderedDict)
 
     def remember(self, ban: Ban) -> None:
-        """Keep a ban that Redis reported."""
+        """Keep a ban that Redis reported, unless a longer one of the subject is known."""
         known = self._bans.get(ban.subject)
         if known is None or known.until_ms <= ban.until_ms:
             self._bans[ban.subject] = ban
             self._bans.move_to_end(ban.subject)
             if len(self._bans) > MOST_BANS:
                 self._bans.popitem(last=False)
+
+    def forget(self, subject: str) -> None:
+        """Let a ban end that was lifted or replaced."""
+        self._bans.pop(subject, None)
 
     def share(self, plan: Plan) -> Plan:
         """The same plan with this process's share of each limit: the terms that ``read`` decides by.

@@ -64,7 +64,7 @@ async def serve(decider: Decider, access: Access, address: Address, transport: T
             exit_code = EXIT_FAILED
             stop.set()
 
-    following = loop.create_task(follow_changes(decider.store.url, decider.refusals))
+    following = loop.create_task(follow_changes(decider.store.url, decider.refusals, decider.fallback))
     for task in (decider.store.start(), decider.emitter.start(), following):
         task.add_done_callback(end_with)
     await server.start()

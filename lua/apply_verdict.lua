@@ -55,7 +55,7 @@ for glob in scope_text:gmatch('%S+') do
 end
 
 local state = raw and cjson.decode(raw) or {
-  score = 0, score_at_ms = 0, level = 0, offences = 0, human_at_ms = 0, factor = 1000, factor_until_ms = 0,
+  score = 0, score_at_ms = 0, half_life_ms = 0, level = 0, offences = 0, human_at_ms = 0, factor = 1000, factor_until_ms = 0,
   factor_verdict = '', warn_until_ms = 0, warn_rule = '', warn_verdict = '', bans = {},
 }
 
@@ -98,11 +98,11 @@ local function write_state()
   for i, ban in ipairs(state.bans) do
     bans[i] = write_ban(ban)
   end
-  return format('{"v":1,"rev":%.0f,"score":%.0f,"score_at_ms":%.0f,"level":%.0f,"offences":%.0f,"human_at_ms":%.0f,'
-    .. '"factor":%.0f,"factor_until_ms":%.0f,"factor_verdict":"%s","warn_until_ms":%.0f,"warn_rule":"%s",'
+  return format('{"v":1,"rev":%.0f,"score":%.0f,"score_at_ms":%.0f,"half_life_ms":%.0f,"level":%.0f,"offences":%.0f,'
+    .. '"human_at_ms":%.0f,"factor":%.0f,"factor_until_ms":%.0f,"factor_verdict":"%s","warn_until_ms":%.0f,"warn_rule":"%s",'
     .. '"warn_verdict":"%s","bans":[%s]}',
-    state.rev, state.score, state.score_at_ms, state.level, state.offences, state.human_at_ms, state.factor,
-    state.factor_until_ms, state.factor_verdict, state.warn_until_ms, state.warn_rule, state.warn_verdict,
+    state.rev, state.score, state.score_at_ms, state.half_life_ms, state.level, state.offences,
+    state.human_at_ms, state.factor, state.factor_until_ms, state.factor_verdict, state.warn_until_ms, state.warn_rule, state.warn_verdict,
     table.concat(bans, ','))
 end
 
@@ -161,6 +161,7 @@ end
 state.rev = raw and state.rev + 1 or at_ms -- readers keep the highest, so a state that comes back must not start at 1
 state.score = min(before + STRIKE, rungs * STRIKE)
 state.score_at_ms = max(state.score_at_ms, penalty == 'ban' and until_ms or at_ms)
+state.half_life_ms = half_life_ms
 state.level = max(rung, before > 0 and state.level or 0)
 state.offences = state.offences + 1
 state.bans = kept

@@ -12,7 +12,8 @@ import re
 from urllib.parse import quote
 
 CHANGES_CHANNEL = "ratchet:changes"
-"""Every script that changes what is held against a subject publishes ``{"subject":"kind=value","state":{...}}`` here."""
+"""Every script that changes what is held against a subject publishes ``{"subject":"kind=value","state":{...}}`` here; one that
+fills its buckets leaves out the state."""
 
 LARGEST_VALUE_BYTES = 256
 

@@ -52,3 +52,13 @@ APPLY_VERDICT = _load(
     ),
 )
 """Turns one offence into a warning, a factor or a ban."""
+
+APPLY_RULING = _load(
+    "apply_ruling",
+    keys=("abuse", "verdict"),
+    argv=("subject", "verdict_id", "penalty", "scope", "duration_ms", "digest", "keep_ms", "channel", "now_ms"),
+)
+"""Bans, lifts or forgives, as a person decided."""
+
+RESET_BUCKETS = _load("reset_buckets", keys=("verdict", "..."), argv=("subject", "digest", "keep_ms", "channel"))
+"""Fills buckets."""

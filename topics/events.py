@@ -193,6 +193,8 @@ class AbuseState(BaseModel):
     """Strike score in 1/1000 strikes, as it stood at ``score_at_ms``."""
     score_at_ms: Instant = 0
     """From when the score decays: the end of the last ban, or the last offence."""
+    half_life_ms: Count = 0
+    """After this time half the score is left, as the ladder said when the score last grew; 0 while it never did."""
     level: Count = 0
     """Highest rung reached since the score was last zero."""
     offences: Count = 0

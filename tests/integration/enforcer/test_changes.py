@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 
@@ -10,7 +11,8 @@ from redis.asyncio import Redis
 
 from enforcer.bucket import Status
 from enforcer.changes import follow_changes
-from enforcer.decision import Reading
+from enforcer.decision import Ban, Reading
+from enforcer.fallback import Fallback
 from enforcer.refusals import Refusals
 from lua.keys import CHANGES_CHANNEL
 from tests.unit.enforcer.builders import make_plan
@@ -24,18 +26,18 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def until_listened(client: Redis) -> None:
+    async with asyncio.timeout(20):
+        while not int((await client.pubsub_numsub(CHANGES_CHANNEL))[0][1]):  # noqa: ASYNC110 what is waited for tells nobody
+            await asyncio.sleep(0.001)
+
+
 async def test_published_change_ends_the_memory_of_its_subject_alone(redis_client: Redis, redis_url: str) -> None:
     refusals = Refusals()
     sent_s = time.monotonic()
-    following = asyncio.create_task(follow_changes(redis_url, refusals))
+    following = asyncio.create_task(follow_changes(redis_url, refusals, Fallback(1)))
     try:
-
-        async def count_listeners() -> int:
-            return int((await redis_client.pubsub_numsub(CHANGES_CHANNEL))[0][1])
-
-        async with asyncio.timeout(20):
-            while not await count_listeners():  # noqa: ASYNC110 what is waited for tells nobody
-                await asyncio.sleep(0.001)
+        await until_listened(redis_client)
         # Subscribing clears what was remembered before; that it is over is seen by an entry that stays.
         reading = Reading(REFUSED.now_us, Status.LIMIT, 1000, 0b1, 0b1, (0,), sent_s=sent_s)
 
@@ -59,9 +61,35 @@ async def test_published_change_ends_the_memory_of_its_subject_alone(redis_clien
 async def test_subscribing_forgets_what_may_have_changed_before(redis_client: Redis, redis_url: str) -> None:
     refusals = Refusals()
     refusals.remember(make_plan(), REFUSED)
-    following = asyncio.create_task(follow_changes(redis_url, refusals))
+    following = asyncio.create_task(follow_changes(redis_url, refusals, Fallback(1)))
     try:
         await until(lambda: refusals.find(make_plan(), 0.0) is None)
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_fallback_learns_of_bans_and_that_they_were_lifted(redis_client: Redis, redis_url: str) -> None:
+    fallback = Fallback(1)
+    until_ms = time.time_ns() // 1_000_000 + 60_000
+    following = asyncio.create_task(follow_changes(redis_url, Refusals(), fallback))
+
+    def is_banned(user: str) -> bool:
+        return fallback.read(fallback.share(make_plan(user)), time.time_ns() // 1000).ban is not None
+
+    try:
+        ban = Ban(until_ms, 2, "brute_force", "v", "user=alice", ("login",))
+        fallback.remember(ban)
+        banned = {"until_ms": until_ms, "level": 0, "rule": "", "verdict_id": "w", "scope": ["*"]}
+        await until_listened(redis_client)
+        assert is_banned("alice")
+        await redis_client.publish(CHANGES_CHANNEL, json.dumps({"subject": "user=alice"}))
+        await redis_client.publish(CHANGES_CHANNEL, json.dumps({"subject": "user=bob", "state": {"v": 1, "bans": [banned]}}))
+        await until(lambda: is_banned("bob"))
+        assert is_banned("alice"), "filled buckets lift no ban"
+        await redis_client.publish(CHANGES_CHANNEL, json.dumps({"subject": "user=alice", "state": {"v": 1, "bans": []}}))
+        await until(lambda: not is_banned("alice"))
+        assert is_banned("bob")
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from detector.ladder import STRIKE, Offence, choose_rung, decay_score, judge
+from detector.ladder import STRIKE, Offence, choose_rung, judge
 from detector.rules import Ladder
 from topics.events import AbuseState, Ban
 
@@ -135,7 +132,6 @@ def test_state_that_comes_back_after_it_expired_has_a_higher_revision() -> None:
 def test_state_is_kept_until_nothing_is_held_and_every_replay_has_seen_it() -> None:
     judgement = judge(None, make_offence(), LADDER, now_ms=T0, keep_ms=KEEP_MS)
     forgotten_ms = T0 + 60_000 + 10 * DAY_MS
-    assert decay_score(STRIKE, 10 * DAY_MS, DAY_MS) == 0
     assert judgement.expires_at_ms == forgotten_ms + KEEP_MS
 
 
@@ -146,24 +142,6 @@ def test_level_is_the_highest_since_the_score_was_zero() -> None:
     _, state = offend(AbuseState(rev=1, score=STRIKE, score_at_ms=T0 - 20 * DAY_MS, level=5), make_offence(start=1))
     assert state
     assert state.level == 1
-
-
-def test_decay_halves_exactly_and_runs_straight_between() -> None:
-    assert [decay_score(1000, DAY_MS * quarter // 4, DAY_MS) for quarter in range(9)] == [
-        1000, 875, 750, 625, 500, 438, 375, 313, 250
-    ]  # fmt: skip
-    assert decay_score(1000, -5, DAY_MS) == 1000
-
-
-@given(
-    score=st.integers(0, 16_000),
-    elapsed_ms=st.integers(0, 100 * DAY_MS),
-    more_ms=st.integers(0, DAY_MS),
-    half_life_ms=st.integers(1_000, 365 * DAY_MS),
-)
-def test_score_never_grows_by_waiting(score: int, elapsed_ms: int, more_ms: int, half_life_ms: int) -> None:
-    now = decay_score(score, elapsed_ms, half_life_ms)
-    assert 0 <= decay_score(score, elapsed_ms + more_ms, half_life_ms) <= now <= score
 
 
 def test_rungs_round_strikes_to_the_nearest() -> None:

@@ -186,3 +186,11 @@ def test_memories_are_bounded_and_what_was_used_least_lately_goes_first(monkeypa
 def test_scope_covers_what_its_globs_match(glob: str, action: str, is_covered: bool) -> None:
     assert covers((glob,), action) is is_covered
     assert covers(("nothing", glob), action) is is_covered
+
+
+def test_ban_that_was_lifted_ends_at_once() -> None:
+    fallback = Fallback(1)
+    fallback.remember(make_ban(NOW_MS + 50))
+    fallback.forget("user=alice")
+    fallback.forget("user=nobody")
+    assert read(fallback, make_plan()).status == Status.ALLOW
