@@ -20,7 +20,7 @@ from enforcer.decider import Decider
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
 from enforcer.folding import Folder
-from enforcer.plan import Planner
+from enforcer.planner import Planner
 from enforcer.policy import Policies, PoliciesDocument
 from enforcer.process import EXIT_BAD_CONFIG, EXIT_PORT_TAKEN, Address, serve
 from enforcer.producer import KafkaLog

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enforcer.decision import Decision, Reading, decide
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
-from enforcer.plan import Plan, Planner
+from enforcer.plan import Plan
+from enforcer.planner import Planner
 from enforcer.refusals import Refusals
 from enforcer.store import RedisStore
 

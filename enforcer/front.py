@@ -23,10 +23,8 @@ from enforcer.decider import Decider
 from enforcer.decision import Decision
 from enforcer.encoding import encode_batch_response, encode_response, encode_rls_response
 from enforcer.plan import Plan
-from enforcer.rls import plan_request, plan_usual_request
-from enforcer.service import read_batch, read_check
-from ratchet.envoy import rls_pb2
-from ratchet.v1 import enforcer_pb2
+from enforcer.rls import plan_payload
+from enforcer.service import plan_batch, plan_check
 
 MOST_EVENTS_PER_BATCH = 128
 IO_THREADS = 1
@@ -129,14 +127,12 @@ class Front:
 
     def _check(self, call_id: int, payload: bytes) -> None:
         planner = self._decider.planner
-        plan = planner.recall(payload) or planner.plan(read_check(enforcer_pb2.CheckRequest.FromString(payload)))
+        plan = planner.recall(payload) or plan_check(payload, planner)
         self._decider.submit(plan, partial(self._answer, call_id, payload, encode_response))
 
     def _should_rate_limit(self, call_id: int, payload: bytes) -> None:
         planner = self._decider.planner
-        plan = planner.recall(payload) or plan_usual_request(payload, planner)
-        if plan is None:
-            plan = plan_request(rls_pb2.RateLimitRequest.FromString(payload), planner)
+        plan = planner.recall(payload) or plan_payload(payload, planner)
         self._decider.submit(plan, partial(self._answer, call_id, payload, encode_rls_response))
 
     def _answer(self, call_id: int, payload: bytes, encode: Encode, plan: Plan, decision: Decision) -> None:
@@ -145,7 +141,7 @@ class Front:
             self._decider.planner.expect(payload, plan)
 
     def _check_batch(self, call_id: int, payload: bytes) -> None:
-        plans = read_batch(enforcer_pb2.CheckBatchRequest.FromString(payload), self._decider.planner)
+        plans = plan_batch(payload, self._decider.planner)
         results: list[bytes] = [b""] * len(plans)
         waiting = len(plans)
 

@@ -7,20 +7,14 @@ template; planning one check is then a matter of joining strings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 
-from enforcer.check import Check, InvalidCheck, canonicalize_ip
+from enforcer.check import Check, canonicalize_ip
 from enforcer.policy import Limit, Policies, Policy
 from lua.keys import join_subjects, name_abuse, name_bucket, name_subject
-
-MOST_TEMPLATES = 4096
-"""Distinct actions are the callers' choice: past this many templates all are compiled anew."""
-
-MOST_RETURNING = 20_000
-"""Requests remembered because they were refused: whoever sends them sends them again."""
 
 Descriptor = tuple[tuple[str, int], ...]
 """What one descriptor names: kind, and the slot of the name among the subjects of the check."""
@@ -121,74 +115,6 @@ def _form_key(limit: Limit, action: str, slots: tuple[int, ...]) -> KeyForm:
     mark = "\0"  # stands for a name; no name holds it
     parts = [name_subject("action", action) if kind == "action" else mark for kind in limit.per]
     return KeyForm(tuple(name_bucket(join_subjects(parts), limit.policy, limit.name).split(mark)), slots)
-
-
-class Form(NamedTuple):
-    """A request that names one subject: its kind, and the template of all such requests."""
-
-    kind: str
-    template: Template
-
-
-@dataclass(slots=True)
-class Planner:
-    """Plans checks under one policies document; keeps at most ``MOST_TEMPLATES`` templates."""
-
-    policies: Policies
-    forms: dict[tuple[bytes, bytes], Form] = field(default_factory=dict)
-    """Of Envoy's usual requests, by the bytes of domain and key."""
-    _templates: dict[object, Template] = field(default_factory=dict)
-    _returning: dict[bytes, Plan] = field(default_factory=dict)
-
-    def remember_form(self, head: tuple[bytes, bytes], form: Form) -> None:
-        """Keep the form of a usual request; at most as many as there are templates."""
-        if len(self.forms) >= MOST_TEMPLATES:
-            self.forms.clear()
-        self.forms[head] = form
-
-    def recall(self, request: bytes) -> Plan | None:
-        """The plan of a request, byte for byte, that was refused lately."""
-        return self._returning.get(request)
-
-    def expect(self, request: bytes, plan: Plan) -> None:
-        """Remember the plan of a request that was refused."""
-        if request not in self._returning:
-            if len(self._returning) >= MOST_RETURNING:
-                self._returning.clear()
-            self._returning[request] = plan
-
-    def find(self, action: str, descriptors: tuple[Descriptor, ...]) -> Template:
-        """Find or compile the template of this form."""
-        template = self._templates.get((action, descriptors))
-        if template is None:
-            if len(self._templates) >= MOST_TEMPLATES:
-                self._templates.clear()
-            template = self._templates[action, descriptors] = compile_template(self.policies, action, descriptors)
-        return template
-
-    def plan(self, check: Check) -> Plan:
-        """Plan one check: it is one descriptor, of the user and of the declared attributes that it carries.
-
-        Raises:
-            InvalidCheck: The cost is above the capacity of a limit that applies: it could never pass.
-        """
-        subjects = [name_subject("user", check.user_id)]
-        descriptor: Descriptor = _USER_ALONE
-        if check.attributes:
-            for kind in self.policies.attribute_kinds:
-                value = check.attributes.get(kind)
-                if value:
-                    descriptor = (*descriptor, (kind, len(subjects)))
-                    subjects.append(name_attribute(kind, value))
-        template = self.find(check.action, (descriptor,))
-        if check.cost > template.smallest_capacity:
-            enforced = [limit for limit in template.limits if not limit.is_shadow]
-            limit = min(enforced, key=lambda limit: limit.terms.capacity)
-            raise InvalidCheck(f"cost is {check.cost}; limit {limit.label} holds at most {limit.terms.capacity} tokens")
-        return build_plan(check, template, subjects)
-
-
-_USER_ALONE: Descriptor = (("user", 0),)
 
 
 def build_plan(check: Check, template: Template, subjects: Sequence[str]) -> Plan:

@@ -22,17 +22,17 @@ from enforcer.bucket import Terms
 from enforcer.check import LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check
 from enforcer.decider import Decider
 from enforcer.decision import Decision, LimitStatus, Outcome
-from enforcer.plan import Descriptor, Form, Plan, Planner, build_plan, name_attribute
+from enforcer.layouts import Name, walk_fields
+from enforcer.plan import Descriptor, Plan, build_plan, name_attribute
+from enforcer.planner import Planner
 from enforcer.policy import Limit
 from lua.keys import name_subject
 from ratchet.envoy import core_pb2, rls_pb2, rls_pb2_grpc
 
 _KINDS = {"user_id": "user", "remote_address": "ip"}
 _ACTION = re.compile(r"[!-~]{1,128}").fullmatch
-_DOMAIN = _ENTRY = _KEY = 0x0A
-_DESCRIPTOR = _VALUE = 0x12
-"""Tags of the fields that are numbered 1 and 2, length-delimited."""
-_SHORTEST, _LONGEST = 10, 130
+_DESCRIPTORS, _ENTRIES = 2, 1
+"""Numbers of fields: of a request, of a descriptor."""
 _UNKNOWN = "unknown"
 _LARGEST_UINT32 = 2**32 - 1
 _SURELY_SHORT = LARGEST_TEXT_BYTES // 4
@@ -94,52 +94,34 @@ def plan_request(request: rls_pb2.RateLimitRequest, planner: Planner) -> Plan:
     return build_plan(check, planner.find(action, tuple(descriptors)), subjects)
 
 
-def plan_usual_request(payload: bytes, planner: Planner) -> Plan | None:
-    """Plan Envoy's usual request, one descriptor of one entry, straight from its bytes; None: it is of another form.
+def plan_payload(payload: bytes, planner: Planner) -> Plan:
+    """Plan one request from its bytes: as :func:`plan_request` would, but parsed only where no earlier one was like it.
 
-    All lengths of such a message fit a byte, so each part is found by adding them up; what comes before the value is the
-    same for all who are limited in one way, and is what the form is remembered by. A sixth of the time of ``plan_request``,
-    which a test compares it with.
+    Raises:
+        google.protobuf.message.DecodeError: These bytes are no such message.
     """
-    end = len(payload)
-    if not _SHORTEST <= end < _LONGEST or payload[0] != _DOMAIN:
-        return None
-    descriptor = 2 + payload[1]
-    entry = descriptor + 2
-    key = entry + 2
-    if key + 2 >= end:
-        return None
-    value = key + 2 + payload[key + 1]
-    if (
-        value + 2 > end
-        or payload[value] != _VALUE
-        or payload[value + 1] != end - value - 2
-        or payload[key] != _KEY
-        or payload[entry] != _ENTRY
-        or payload[entry + 1] != end - key
-        or payload[descriptor] != _DESCRIPTOR
-        or payload[descriptor + 1] != end - entry
-    ):
-        return None
-    head = (payload[2:descriptor], payload[key + 2 : value])
-    try:
-        text = payload[value + 2 :].decode()
-        form = planner.forms.get(head)
-        if form is None:
-            domain, name = _bound_action(head[0].decode()), head[1].decode()
-            kind = _KINDS.get(name, name)
-            if kind not in planner.policies.subjects:
+    plan = planner.requests.plan(payload)
+    if plan is None:
+        plan = plan_request(rls_pb2.RateLimitRequest.FromString(payload), planner)
+        planner.requests.learn(payload, _find_values(payload), plan)
+    return plan
+
+
+def _find_values(payload: bytes) -> list[Name] | None:
+    """Find the values of a request that parses; None where an entry has not just a key and a value."""
+    names = []
+    for field, descriptor, descriptor_end in walk_fields(payload, 0, len(payload)):
+        if field != _DESCRIPTORS:
+            continue
+        for part, entry, entry_end in walk_fields(payload, descriptor, descriptor_end):
+            if part != _ENTRIES:
+                continue
+            key, value = (*walk_fields(payload, entry, entry_end), None, None)[:2]
+            if key is None or value is None or (key[0], value[0]) != (1, 2) or value[2] != entry_end:
                 return None
-            form = Form(kind, planner.find(domain, (((kind, 0),),)))
-            planner.remember_form(head, form)
-    except UnicodeDecodeError:
-        return None
-    kind, template = form
-    if kind == "user":
-        check, subject = Check(text, template.action), name_subject(kind, text)
-    else:
-        check, subject = Check("", template.action, 1, {kind: text}), name_attribute(kind, text)
-    return build_plan(check, template, (subject,))
+            name = payload[key[1] : key[2]].decode()
+            names.append((_KINDS.get(name, name), value[1], value[2]))
+    return names
 
 
 def write_rls_response(plan: Plan, decision: Decision) -> rls_pb2.RateLimitResponse:

@@ -9,7 +9,9 @@ import grpc
 from enforcer.check import MOST_CHECKS_PER_BATCH, Check, InvalidCheck, validate_check
 from enforcer.decider import Decider
 from enforcer.decision import Decision
-from enforcer.plan import Plan, Planner
+from enforcer.layouts import Name, walk_fields
+from enforcer.plan import Plan
+from enforcer.planner import Planner
 from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
 
 _OUTCOMES = {
@@ -24,6 +26,9 @@ _REASONS = {
     "throttled": enforcer_pb2.REASON_THROTTLED,
     "open": enforcer_pb2.REASON_OPEN,
 }
+
+_USER_ID, _ATTRIBUTES, _CHECKS = 1, 4, 1
+"""Numbers of fields: of a check, of a batch."""
 
 
 class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
@@ -91,6 +96,53 @@ def read_batch(request: enforcer_pb2.CheckBatchRequest, planner: Planner) -> lis
     except InvalidCheck as error:
         raise InvalidCheck(f"checks[{len(plans)}]: {error}") from error
     return plans
+
+
+def plan_check(payload: bytes, planner: Planner) -> Plan:
+    """Plan one ``CheckRequest`` from its bytes: parsed only where no earlier one was like it.
+
+    Raises:
+        InvalidCheck: Content out of bounds.
+        google.protobuf.message.DecodeError: These bytes are no such message.
+    """
+    plan = planner.checks.plan(payload)
+    if plan is None:
+        plan = planner.plan(read_check(enforcer_pb2.CheckRequest.FromString(payload)))
+        planner.checks.learn(payload, _find_values(payload), plan)
+    return plan
+
+
+def plan_batch(payload: bytes, planner: Planner) -> list[Plan]:
+    """Plan every check of a ``CheckBatchRequest`` from its bytes.
+
+    Raises:
+        InvalidCheck: One of them is out of bounds, or there are too many or none. The message names the first.
+        google.protobuf.message.DecodeError: These bytes are no such message.
+    """
+    fields = list(walk_fields(payload, 0, len(payload)))
+    if not 1 <= len(fields) <= MOST_CHECKS_PER_BATCH or any(number != _CHECKS for number, _, _ in fields):
+        return read_batch(enforcer_pb2.CheckBatchRequest.FromString(payload), planner)
+    plans: list[Plan] = []
+    try:
+        for _, start, end in fields:
+            plans.append(plan_check(payload[start:end], planner))
+    except InvalidCheck as error:
+        raise InvalidCheck(f"checks[{len(plans)}]: {error}") from error
+    return plans
+
+
+def _find_values(payload: bytes) -> list[Name] | None:
+    """Find the values of a check that parses; None where an attribute has not just a key and a value."""
+    names: list[Name] = []
+    for field, start, end in walk_fields(payload, 0, len(payload)):
+        if field == _USER_ID:
+            names.append(("user", start, end))
+        elif field == _ATTRIBUTES:
+            key, value = (*walk_fields(payload, start, end), None, None)[:2]
+            if key is None or value is None or (key[0], value[0]) != (1, 2) or value[2] != end:
+                return None
+            names.append((payload[key[1] : key[2]].decode(), value[1], value[2]))
+    return names
 
 
 def write_response(plan: Plan, decision: Decision) -> enforcer_pb2.CheckResponse:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from config.document import parse_document
 from enforcer.check import Check, validate_check
-from enforcer.plan import Plan, Planner
+from enforcer.plan import Plan
+from enforcer.planner import Planner
 from enforcer.policy import Policies, PoliciesDocument
 
 ODD_IDS = ["{}", "a:b", "a b", "🦊", "line\nbreak", "a}b{c", "%7B", "\x00", "é", "a" * 1024, "é" * 512]

@@ -11,7 +11,8 @@ from enforcer.decision import Ban, Decision, Reading
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
 from enforcer.folding import Folder
-from enforcer.plan import Plan, Planner
+from enforcer.plan import Plan
+from enforcer.planner import Planner
 from enforcer.producer import KafkaLog
 from enforcer.refusals import Refusals
 from enforcer.store import RedisStore

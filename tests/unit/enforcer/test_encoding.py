@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from enforcer.bucket import UNLOWERED, Status
 from enforcer.decision import Ban, Reading, Warned, decide
 from enforcer.encoding import encode_batch_response, encode_response, encode_rls_response, write_varint
-from enforcer.plan import Plan, Planner
+from enforcer.plan import Plan
+from enforcer.planner import Planner
 from enforcer.rls import plan_request, write_rls_response
 from enforcer.service import write_response
 from ratchet.envoy import descriptor_pb2, rls_pb2

@@ -13,7 +13,7 @@ from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
 from enforcer.folding import Folder
 from enforcer.metrics import EnforcerCollector, build_registry
-from enforcer.plan import Planner
+from enforcer.planner import Planner
 from enforcer.producer import KafkaLog
 from enforcer.refusals import Refusals
 from enforcer.store import RedisStore

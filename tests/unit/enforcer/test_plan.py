@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from enforcer.check import InvalidCheck
-from enforcer.plan import MOST_TEMPLATES, Planner
 from lua.keys import name_bucket
-from tests.unit.enforcer.builders import ODD_IDS, make_check, make_plan, make_policies
+from tests.unit.enforcer.builders import ODD_IDS, make_plan, make_policies
 
 
 @pytest.mark.parametrize("user_id", ODD_IDS)
@@ -106,13 +105,3 @@ def test_limit_per_two_kinds_has_a_bucket_for_each_pair() -> None:
         "rate_limit:{ip=::/64&user=a%20b}:d:pair",
         "rate_limit:{key=k&action=x&ip=::/64}:d:all",
     )
-
-
-def test_checks_of_one_form_share_their_template_and_templates_are_bounded() -> None:
-    planner = Planner(make_policies())
-    one, other = planner.plan(make_check("alice", "a")), planner.plan(make_check("bob", "a"))
-    assert one.template is other.template
-    for number in range(MOST_TEMPLATES + 10):
-        planner.plan(make_check("alice", f"action-{number}"))
-    assert len(planner._templates) <= MOST_TEMPLATES
-    assert planner.plan(make_check("alice", "a")).keys == one.keys

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from enforcer.bucket import UNLOWERED, Status, Terms
 from enforcer.decision import Ban, Decision, Reading, decide
-from enforcer.plan import Plan, Planner
+from enforcer.plan import Plan
+from enforcer.planner import Planner
 from enforcer.policy import Limit
-from enforcer.rls import plan_request, plan_usual_request, write_limit, write_rls_response
+from enforcer.rls import plan_request, write_limit, write_rls_response
 from ratchet.envoy import descriptor_pb2, rls_pb2
 from tests.unit.enforcer.builders import POLICIES_IN_FORCE
 
@@ -189,55 +190,3 @@ def test_terms_are_told_in_the_largest_unit_that_divides_the_period(period_us: i
     assert (written.name, written.requests_per_unit, written.unit) == ("p:l", 7, unit)
     assert written.unit_multiplier.value == multiplier
     assert UNLOWERED == 1000
-
-
-LABELS = st.sampled_from(["user", "user_id", "remote_address", "ip", "path", "", "ü"])
-
-
-@given(
-    domain=st.sampled_from(["login", "else", "shared", "", "a b", "ü", "x" * 130]),
-    key=LABELS,
-    value=st.text(max_size=140),
-    hits=st.sampled_from([0, 0, 1, 3]),
-    more=st.booleans(),
-)
-def test_usual_request_is_planned_from_its_bytes_as_from_its_message(
-    domain: str, key: str, value: str, hits: int, more: bool
-) -> None:
-    request = rls_pb2.RateLimitRequest(domain=domain, hits_addend=hits)
-    request.descriptors.add().entries.add(key=key, value=value)
-    if more:
-        request.descriptors.add().entries.add(key="user", value="bob")
-    planner = Planner(POLICIES_IN_FORCE)
-    planned = [plan_usual_request(request.SerializeToString(), planner) for _ in range(2)]
-    expected = plan_request(request, planner)
-    for plan in planned:
-        assert plan is None or (plan.check, plan.keys, plan.subjects, plan.template) == (
-            expected.check, expected.keys, expected.subjects, expected.template
-        )  # fmt: skip
-
-
-def test_usual_request_of_envoy_takes_the_short_way() -> None:
-    request = rls_pb2.RateLimitRequest(domain="login")
-    request.descriptors.add().entries.add(key="user_id", value="alice")
-    assert plan_usual_request(request.SerializeToString(), Planner(POLICIES_IN_FORCE)) is not None
-
-
-@given(st.binary(max_size=140))
-def test_bytes_of_any_kind_are_no_usual_request_or_are_one_that_parses(payload: bytes) -> None:
-    planner = Planner(POLICIES_IN_FORCE)
-    if plan_usual_request(payload, planner) is not None:
-        assert plan_request(rls_pb2.RateLimitRequest.FromString(payload), planner)
-
-
-@given(st.data())
-def test_flipped_bytes_of_a_usual_request_never_plan_anything_else(data: st.DataObject) -> None:
-    request = rls_pb2.RateLimitRequest(domain="login")
-    request.descriptors.add().entries.add(key="user", value="alice")
-    payload = bytearray(request.SerializeToString())
-    payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
-    planner = Planner(POLICIES_IN_FORCE)
-    plan = plan_usual_request(bytes(payload), planner)
-    if plan is not None:
-        expected = plan_request(rls_pb2.RateLimitRequest.FromString(bytes(payload)), planner)
-        assert (plan.check, plan.keys, plan.template) == (expected.check, expected.keys, expected.template)

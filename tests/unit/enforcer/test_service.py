@@ -7,7 +7,7 @@ import pytest
 from enforcer.bucket import Status
 from enforcer.check import Check, InvalidCheck
 from enforcer.decision import Ban, Reading, Warned, decide
-from enforcer.plan import Planner
+from enforcer.planner import Planner
 from enforcer.service import read_batch, read_check, write_response
 from ratchet.v1 import enforcer_pb2
 from tests.unit.enforcer.builders import POLICIES_IN_FORCE, make_plan

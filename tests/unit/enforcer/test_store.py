@@ -98,7 +98,7 @@ def test_call_asks_for_every_check_in_order(batch: list[Plan], deadline_us: int)
 
 
 def test_what_checks_share_is_sent_once() -> None:
-    from enforcer.plan import Planner
+    from enforcer.planner import Planner
     from tests.unit.enforcer.builders import POLICIES_IN_FORCE, make_check
 
     planner = Planner(POLICIES_IN_FORCE)
