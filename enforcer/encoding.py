@@ -136,14 +136,14 @@ def encode_rls_response(plan: Plan, decision: Decision) -> bytes:
     statuses, ban = decision.limits, decision.ban
     if decision.is_degraded or (len(statuses) != len(plan.template.limits) and ban is None):
         return write_rls_response(plan, decision).SerializeToString()
+    if decision.outcome == "allow":
+        return _OK + b"".join([_encode_status(statuses, positions) for positions in plan.template.positions])
     if ban is not None:
         parts = [_OVER_LIMIT, _BANNED * len(plan.template.positions)]
     else:
-        parts = [_OK if decision.outcome == "allow" else _OVER_LIMIT]
-        parts += [_encode_status(statuses, positions) for positions in plan.template.positions]
-    if decision.outcome != "allow":
-        wait_s = -(-decision.retry_after_ms // 1000)
-        parts.append(_write_headers(decision.outcome, wait_s, "" if ban is None else ban.rule))
+        parts = [_OVER_LIMIT, *[_encode_status(statuses, positions) for positions in plan.template.positions]]
+    wait_s = -(-decision.retry_after_ms // 1000)
+    parts.append(_write_headers(decision.outcome, wait_s, "" if ban is None else ban.rule))
     return b"".join(parts)
 
 

@@ -117,12 +117,15 @@ def _form_key(limit: Limit, action: str, slots: tuple[int, ...]) -> KeyForm:
     return KeyForm(tuple(name_bucket(join_subjects(parts), limit.policy, limit.name).split(mark)), slots)
 
 
+_ABUSE_HEAD, _ABUSE_TAIL = name_abuse("\0").split("\0")
+
+
 def build_plan(check: Check, template: Template, subjects: Sequence[str]) -> Plan:
     """Join the names of one check's subjects, in the order of their slots, into keys."""
-    keys = [name_abuse(subject) for subject in subjects]
+    keys = [f"{_ABUSE_HEAD}{subject}{_ABUSE_TAIL}" for subject in subjects]
     for texts, slots in template.buckets:
         if len(slots) == 1:
-            keys.append(texts[0] + subjects[slots[0]] + texts[1])
+            keys.append(f"{texts[0]}{subjects[slots[0]]}{texts[1]}")
         else:
             names = [subjects[slot] for slot in slots]
             keys.append("".join([part for pair in zip(texts, [*names, ""], strict=True) for part in pair]))
