@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
 
 from enforcer.bucket import LARGEST_EXACT, UNLOWERED, Status, lower_capacity, measure_wait_us
-from enforcer.plan import Plan
+from enforcer.plan import Plan, Template
 from enforcer.policy import Limit
 
 Outcome = Literal["allow", "deny", "ban"]
@@ -111,6 +112,17 @@ def decide(plan: Plan, reading: Reading) -> Decision:
             is_degraded=reading.is_degraded,
             is_cached=reading.is_cached,
         )
+    first = find_first(plan.template)
+    if (
+        reading.levels == first.levels
+        and not reading.status
+        and not reading.refused
+        and plan.check.cost == 1
+        and not plan.costs
+        and reading.factor == UNLOWERED
+        and not reading.is_degraded
+    ):
+        return Decision("allow", "ok", decided_at_ms, first.limits, 0, first.remaining, UNLOWERED, None, reading.warned)
     statuses = []
     retry_after_ms, remaining, is_shadow = 0, -1, False
     levels, costs, cost = reading.levels, plan.costs, plan.check.cost
@@ -144,6 +156,29 @@ def decide(plan: Plan, reading: Reading) -> Decision:
         reading.is_degraded,
         reading.is_cached,
     )
+
+
+class First(msgspec.Struct, frozen=True, gc=False):
+    """What a check for one token meets where every bucket was full: the same for all who are far below their limits."""
+
+    levels: tuple[int, ...] | None
+    """Units left in each bucket; None where the answer depends on the time too."""
+    limits: tuple[LimitStatus, ...]
+    remaining: int
+
+
+@lru_cache(maxsize=4096)
+def find_first(template: Template) -> First:
+    """What a check for one token meets where every bucket was full, and no factor lowers the limits."""
+    limits = template.limits
+    levels = tuple(limit.terms.capacity_units - limit.terms.period_ticks for limit in limits)
+    if not limits or any(limit.terms.tick_us > 1 for limit in limits):
+        return First(None, (), 0)
+    reading = Reading(0, Status.ALLOW, levels=levels)
+    statuses = tuple(
+        _read_limit(place, limit, level, reading, 1) for place, (limit, level) in enumerate(zip(limits, levels, strict=True))
+    )
+    return First(levels, statuses, min((x.remaining for x in statuses if not x.limit.is_shadow), default=0))
 
 
 _LIMIT = int(Status.LIMIT)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from enforcer.bucket import UNLOWERED
-from enforcer.decision import Decision, LimitStatus, Outcome
-from enforcer.plan import Plan
+from enforcer.decision import Decision, LimitStatus, Outcome, find_first
+from enforcer.plan import Plan, Template
 from enforcer.policy import Limit
 from enforcer.rls import list_headers, write_limit, write_rls_response
 from enforcer.service import write_response
@@ -85,6 +85,18 @@ def encode_response(plan: Plan, decision: Decision) -> bytes:
     if decision.ban is not None or decision.warned is not None or decision.factor != UNLOWERED:
         return write_response(plan, decision).SerializeToString()
     template = plan.template
+    if decision.limits and decision.limits is find_first(template).limits:
+        return _write_first_response(template)
+    return _join_response(template, decision)
+
+
+@lru_cache(maxsize=4096)
+def _write_first_response(template: Template) -> bytes:
+    first = find_first(template)
+    return _join_response(template, Decision("allow", "ok", 0, first.limits, 0, first.remaining))
+
+
+def _join_response(template: Template, decision: Decision) -> bytes:
     parts = [_write_head(decision.outcome == "allow", decision.reason == "throttled", template.policy.name, template.version)]
     for status in decision.limits:
         limit = status.limit
@@ -137,7 +149,9 @@ def encode_rls_response(plan: Plan, decision: Decision) -> bytes:
     if decision.is_degraded or (len(statuses) != len(plan.template.limits) and ban is None):
         return write_rls_response(plan, decision).SerializeToString()
     if decision.outcome == "allow":
-        return _OK + b"".join([_encode_status(statuses, positions) for positions in plan.template.positions])
+        if statuses and statuses is find_first(plan.template).limits:
+            return _write_first_rls_response(plan.template)
+        return _join_allowed(plan.template, statuses)
     if ban is not None:
         parts = [_OVER_LIMIT, _BANNED * len(plan.template.positions)]
     else:
@@ -145,6 +159,15 @@ def encode_rls_response(plan: Plan, decision: Decision) -> bytes:
     wait_s = -(-decision.retry_after_ms // 1000)
     parts.append(_write_headers(decision.outcome, wait_s, "" if ban is None else ban.rule))
     return b"".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _write_first_rls_response(template: Template) -> bytes:
+    return _join_allowed(template, find_first(template).limits)
+
+
+def _join_allowed(template: Template, statuses: Sequence[LimitStatus]) -> bytes:
+    return _OK + b"".join([_encode_status(statuses, positions) for positions in template.positions])
 
 
 def _encode_status(statuses: Sequence[LimitStatus], positions: Sequence[int]) -> bytes:

@@ -121,6 +121,7 @@ def _find_layout(payload: bytes, names: Sequence[Name], plan: Plan) -> Layout | 
     if (
         len(payload) > LONGEST_REQUEST_BYTES
         or len(places) != len(names)
+        or plan.costs
         or any(not 1 <= end - start <= LONGEST_VALUE_BYTES for _, start, end in names)
         or places.keys() - {"user"} != check.attributes.keys()
         or ("user" in places) != bool(check.user_id)

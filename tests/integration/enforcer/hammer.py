@@ -13,7 +13,8 @@ import time
 from typing import NamedTuple
 
 from enforcer.decision import Reading
-from enforcer.plan import Plan, Planner
+from enforcer.plan import Plan
+from enforcer.planner import Planner
 from enforcer.store import RedisStore
 from enforcer.telemetry import configure_logs
 from tests.unit.enforcer.builders import make_check, make_policies

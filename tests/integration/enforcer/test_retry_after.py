@@ -12,7 +12,8 @@ from redis import Redis
 
 from enforcer.bucket import UNLOWERED
 from enforcer.decision import Decision, decide
-from enforcer.plan import Plan, Planner
+from enforcer.plan import Plan
+from enforcer.planner import Planner
 from enforcer.store import read_result
 from lua.scripts import CHECK
 from tests.integration.enforcer.script_call import ScriptCheck, pack

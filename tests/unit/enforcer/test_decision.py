@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcer.bucket import UNLOWERED, Status, take
-from enforcer.decision import Ban, Reading, Warned, decide
+from enforcer.decision import Ban, Reading, Warned, decide, find_first
+from enforcer.planner import Planner
 from enforcer.service import write_response
-from tests.unit.enforcer.builders import make_plan, make_policies
+from tests.unit.enforcer.builders import make_check, make_plan, make_policies
 
 NOW_US = 1_700_000_000_000_000
 TOKEN = 60_000_000
@@ -101,3 +103,35 @@ def test_wait_for_what_a_shadow_limit_can_never_hold_fits_the_answer() -> None:
     decision = decide(plan, Reading(NOW_US, Status.ALLOW, refused=0b1, levels=(0,)))
     assert write_response(plan, decision).limits[0].retry_after_ms > 2**50
     assert decision.is_shadow
+
+
+@pytest.mark.parametrize("action", ["login", "shared", "free", "other"])
+def test_who_is_far_below_the_limits_is_answered_as_everybody_else(action: str) -> None:
+    plan = make_plan(action=action, attributes={"ip": "203.0.113.7"})
+    first = find_first(plan.template)
+    levels = first.levels or ()
+    assert len(levels) == len(plan.limits)
+    short = decide(plan, Reading(NOW_US + 7, Status.ALLOW, levels=levels))
+    long = decide(plan, Reading(NOW_US + 7, Status.ALLOW, levels=levels, is_degraded=True))
+    assert short == msgspec.structs.replace(long, is_degraded=False)
+    assert not plan.limits or short.limits is first.limits
+
+
+def test_refusal_at_the_same_level_is_a_refusal() -> None:
+    policies = make_policies(
+        'version: 1\nsubjects: [user]\npolicies:\n  - { name: one, match: { action: "*" }, limits:'
+        " [{ name: once, per: [user], capacity: 1, refill: 1/1m }] }\n"
+    )
+    plan = Planner(policies).plan(make_check())
+    assert decide(plan, Reading(NOW_US, Status.LIMIT, refused=1, refused_at_1=1, levels=(0,))).outcome == "deny"
+    assert decide(plan, Reading(NOW_US, Status.ALLOW, levels=(0,))).outcome == "allow"
+
+
+def test_answer_that_depends_on_the_time_is_never_shared() -> None:
+    policies = make_policies(
+        'version: 1\nsubjects: [user]\npolicies:\n  - { name: rare, match: { action: "*" }, limits:'
+        " [{ name: yearly, per: [user], capacity: 1000000, refill: 1/365d }] }\n"
+    )
+    template = Planner(policies).plan(make_check()).template
+    assert template.limits[0].terms.tick_us == 1000
+    assert find_first(template).levels is None

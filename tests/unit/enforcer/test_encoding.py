@@ -57,7 +57,10 @@ def readings(draw: st.DrawFn, plan: Plan) -> Reading:
         mask &= sum(1 << i for i, limit in enumerate(plan.limits) if limit.is_shadow)
     is_cached = draw(st.booleans()) and status == Status.LIMIT
     levels = tuple(
-        draw(st.integers(-1 if is_cached else 0, limit.terms.capacity_units))
+        draw(
+            st.integers(-1 if is_cached else 0, limit.terms.capacity_units)
+            | st.just(limit.terms.capacity_units - limit.terms.period_ticks)
+        )
         if not mask >> i & 1
         else draw(st.integers(0, max(0, plan.check.cost * limit.terms.period_ticks - 1)))
         for i, limit in enumerate(plan.limits)
