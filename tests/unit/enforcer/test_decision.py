@@ -130,7 +130,7 @@ def test_refusal_at_the_same_level_is_a_refusal() -> None:
 def test_answer_that_depends_on_the_time_is_never_shared() -> None:
     policies = make_policies(
         'version: 1\nsubjects: [user]\npolicies:\n  - { name: rare, match: { action: "*" }, limits:'
-        " [{ name: yearly, per: [user], capacity: 1000000, refill: 1/365d }] }\n"
+        " [{ name: yearly, per: [user], capacity: 280, refill: 1/365d }] }\n"
     )
     template = Planner(policies).plan(make_check()).template
     assert template.limits[0].terms.tick_us == 1000
