@@ -13,6 +13,7 @@ import typer
 from config.document import DocumentError, read_document
 from detector.logs import configure_logs
 from detector.rules import Rules, find_risks
+from lua.address import parse_address
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Turns denials into bans.")
 
@@ -28,12 +29,22 @@ def _read(path: Path, exit_code: int) -> Rules:
         raise typer.Exit(exit_code) from error
 
 
+def _check_redis(url: str) -> str:
+    """Refuse what is no Redis URL before anything starts."""
+    try:
+        parse_address(url)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return url
+
+
 @app.command()
 def run(
     rules: Annotated[Path, typer.Option(help="Rules document.", envvar="RATCHET_RULES")] = Path("config/rules.yaml"),
     kafka: Annotated[str, typer.Option(help="Kafka bootstrap servers.", envvar="KAFKA_BOOTSTRAP")] = "127.0.0.1:9092",
     redis: Annotated[
-        str, typer.Option(help="redis://, rediss:// or unix:// URL.", envvar="REDIS_URL")
+        str,
+        typer.Option(help="redis://, rediss://, unix:// or redis+sentinel:// URL.", envvar="REDIS_URL", callback=_check_redis),
     ] = "redis://127.0.0.1:6379/0",
     host: Annotated[str, typer.Option(help="Address of /metrics, /healthz, /readyz.")] = "127.0.0.1",
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 takes a free one.")] = 9464,

@@ -14,7 +14,6 @@ import structlog
 from aiokafka.errors import KafkaError
 from faust.exceptions import FaustError
 from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from detector.abuse_store import AbuseStore
@@ -23,6 +22,7 @@ from detector.listener import serve
 from detector.metrics import Metrics
 from detector.publisher import Publisher
 from detector.rules import Rules
+from lua.address import open_client
 from topics.ensure import ensure
 from topics.errors import KafkaUnavailable
 from topics.specs import DENIALS, SPECS
@@ -43,7 +43,7 @@ class Settings:
 
     Attributes:
         kafka: ``host:port[,host:port]``.
-        redis: ``redis://host:port/db``.
+        redis: Redis URL, as ``lua.address`` reads it.
         host: Address of the metrics listener.
         metrics_port: Its port; 0 for any.
         instance: Stable name of this process among all detectors; empty for none.
@@ -74,7 +74,7 @@ async def run(settings: Settings, rules: Rules) -> int:
         partitions = await _until_stopped(_prepare(settings), stop)
         if partitions is None:
             return 0
-        client = Redis.from_url(settings.redis, socket_timeout=ANSWER_WITHIN_S, socket_connect_timeout=ANSWER_WITHIN_S)
+        client = open_client(settings.redis, socket_timeout=ANSWER_WITHIN_S, socket_connect_timeout=ANSWER_WITHIN_S)
         publisher = Publisher(settings.kafka)
         try:
             await publisher.start()
@@ -111,7 +111,7 @@ async def _prepare(settings: Settings) -> int:
     has_told = False
     while True:
         try:
-            async with Redis.from_url(settings.redis, socket_timeout=ANSWER_WITHIN_S) as client:
+            async with open_client(settings.redis, socket_timeout=ANSWER_WITHIN_S) as client:
                 await client.ping()
         except (RedisError, OSError) as error:
             if not has_told:

@@ -32,6 +32,8 @@ class StackSpec(BaseModel):
     """Kafka brokers, each also a controller; from three on, topics have three replicas."""
     replica: bool = False
     """A second Redis that follows the first, as service ``redis-replica``."""
+    sentinels: int = Field(default=0, ge=0, le=9)
+    """Sentinels that replace a Redis that dies by its replica, as services ``redis-sentinel-1`` and so on."""
     cluster: bool = False
     """Three more Redis servers that form a cluster of masters, as services ``redis-cluster-1`` and so on."""
     enforcer_ports: tuple[int, int] = ENFORCER_PORTS
@@ -43,6 +45,8 @@ class StackSpec(BaseModel):
     def _has_what_it_needs(self) -> Self:
         if self.replica and "redis" not in self.parts:
             raise ValueError("a replica needs the part redis, which it follows")
+        if self.sentinels and not self.replica:
+            raise ValueError("sentinels need a replica, for them to make a master of")
         if not self.parts and not self.cluster:
             raise ValueError("no part is asked for; there are redis, kafka and envoy")
         return self
@@ -55,6 +59,7 @@ class Addresses(BaseModel):
 
     redis_port: int | None = None
     replica_port: int | None = None
+    sentinel_ports: tuple[int, ...] = ()
     cluster_ports: dict[int, int] = {}
     """Bus port by client port."""
     nodes: tuple[Node, ...] = ()
@@ -73,6 +78,7 @@ class Addresses(BaseModel):
         return cls(
             redis_port=choose(REDIS_PORT) if "redis" in spec.parts else None,
             replica_port=chooser.choose() if spec.replica else None,
+            sentinel_ports=tuple(chooser.choose() for _ in range(spec.sentinels)),
             cluster_ports={chooser.choose(): chooser.choose() for _ in range(CLUSTER_NODES if spec.cluster else 0)},
             nodes=tuple(
                 Node(number, choose(KAFKA_PORT) if number == 1 else chooser.choose(), chooser.choose())
@@ -91,6 +97,12 @@ class Addresses(BaseModel):
     def replica_url(self) -> str:
         """``redis://`` address of the replica, database 0."""
         return f"redis://{LOOPBACK}:{_present(self.replica_port, 'Redis replica')}/0"
+
+    @property
+    def sentinel_url(self) -> str:
+        """``redis+sentinel://`` address of the master that the sentinels name, database 0."""
+        ports = _present(self.sentinel_ports or None, "sentinel")
+        return f"redis+sentinel://{','.join(f'{LOOPBACK}:{port}' for port in ports)}/{redis_server.MASTER}/0"
 
     @property
     def cluster_url(self) -> str:
@@ -116,6 +128,7 @@ class Addresses(BaseModel):
     def ports(self) -> dict[str, int]:
         """Return each service's port for clients by the service's name."""
         named = {"redis": self.redis_port, "redis-replica": self.replica_port}
+        named |= {f"redis-sentinel-{place}": port for place, port in enumerate(self.sentinel_ports, 1)}
         named |= {f"redis-cluster-{place}": port for place, port in enumerate(self.cluster_ports, 1)}
         named |= {kafka_broker.name(node): node.port for node in self.nodes}
         named |= {"envoy": self.envoy_port}
@@ -126,6 +139,7 @@ class Addresses(BaseModel):
         named = {
             "redis_url": self.redis_port and self.redis_url,
             "replica_url": self.replica_port and self.replica_url,
+            "sentinel_url": self.sentinel_ports and self.sentinel_url,
             "cluster_url": self.cluster_ports and self.cluster_url,
             "kafka_bootstrap": self.nodes and self.kafka_bootstrap,
             "envoy_address": self.envoy_port and self.envoy_address,

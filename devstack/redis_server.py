@@ -19,6 +19,8 @@ CONFIG = Path(__file__).parent.parent / "config" / "redis.conf"
 LOWEST_MAJOR = 7
 SLOTS = 16384
 CLUSTER_WITHIN_S = 20.0
+MASTER = "ratchet"
+"""What the sentinels call their master."""
 
 
 def find_server() -> Path:
@@ -57,7 +59,8 @@ def service(name: str, port: int, folder: Path, *, replica_of: int | None = None
         replica_of: Port of the server that this one follows.
         bus_port: Port for the other nodes; given, the server is a cluster node (see ``form_cluster``).
     """
-    argv = [str(find_server()), str(CONFIG), "--bind", LOOPBACK, "--port", str(port), "--dir", str(folder)]
+    # Included, not named: what sentinels change is written back into a file that is named.
+    argv = [str(find_server()), "--include", str(CONFIG), "--bind", LOOPBACK, "--port", str(port), "--dir", str(folder)]
     after: tuple[str, ...] = ()
     if replica_of is not None:
         argv += ["--replicaof", LOOPBACK, str(replica_of)]
@@ -66,6 +69,37 @@ def service(name: str, port: int, folder: Path, *, replica_of: int | None = None
         argv += ["--cluster-enabled", "yes", "--cluster-port", str(bus_port), "--cluster-node-timeout", "2000"]
     check = partial(_is_replicating if replica_of is not None else answers, port)
     return Service(name=name, argv=argv, port=port, is_ready=check, after=after, stop_grace_s=3.0, ready_within_s=20.0)
+
+
+def sentinel(name: str, port: int, folder: Path, *, master_port: int, sentinels: int) -> Service:
+    """Describe one sentinel of a master with one replica; ready when it knows both and the other sentinels.
+
+    Args:
+        name: The service's name.
+        port: Loopback port for clients and for the other sentinels.
+        folder: Existing folder; the configuration that the sentinel rewrites is put there.
+        master_port: Port of the first master.
+        sentinels: How many there are; a majority of them replaces a master that is silent for half a second.
+    """
+    config = folder / "sentinel.conf"
+    lines = (
+        f"bind {LOOPBACK}",
+        f"port {port}",
+        f"dir {folder.resolve()}",
+        f"sentinel monitor {MASTER} {LOOPBACK} {master_port} {sentinels // 2 + 1}",
+        f"sentinel down-after-milliseconds {MASTER} 500",
+        f"sentinel failover-timeout {MASTER} 3000",
+    )
+    config.write_text("".join(f"{line}\n" for line in lines))
+    return Service(
+        name=name,
+        argv=[str(find_server()), str(config), "--sentinel"],
+        port=port,
+        is_ready=partial(_is_watching, port, sentinels),
+        after=("redis-replica",),
+        stop_grace_s=3.0,
+        ready_within_s=20.0,
+    )
 
 
 async def form_cluster(ports: dict[int, int]) -> None:
@@ -99,6 +133,10 @@ async def answers(port: int) -> bool:
 
 async def _is_replicating(port: int) -> bool:
     return "master_link_status:up" in await _ask(port, "INFO replication")
+
+
+async def _is_watching(port: int, sentinels: int) -> bool:
+    return f",slaves=1,sentinels={sentinels}" in await _ask(port, "INFO sentinel")
 
 
 async def _is_in_cluster(port: int, nodes: int) -> bool:

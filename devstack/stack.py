@@ -119,6 +119,10 @@ class Stack:
             if addresses.replica_port is not None:
                 replica_of, folder = addresses.redis_port, _made(data / "redis-replica")
                 services.append(redis_server.service("redis-replica", addresses.replica_port, folder, replica_of=replica_of))
+            for place, port in enumerate(addresses.sentinel_ports, 1):
+                name, count = f"redis-sentinel-{place}", len(addresses.sentinel_ports)
+                folder = _made(data / name)
+                services.append(redis_server.sentinel(name, port, folder, master_port=addresses.redis_port, sentinels=count))
         for place, (port, bus_port) in enumerate(addresses.cluster_ports.items(), 1):
             name = f"redis-cluster-{place}"
             services.append(redis_server.service(name, port, _made(data / name), bus_port=bus_port))

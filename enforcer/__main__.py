@@ -30,9 +30,19 @@ from enforcer.spool import Spool
 from enforcer.store import RedisStore
 from enforcer.telemetry import configure_logs
 from enforcer.workers import Workers, hold_port
+from lua.address import parse_address
 
 log = structlog.get_logger("enforcer")
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The decision service.")
+
+
+def _check_redis(url: str) -> str:
+    """Refuse what is no Redis URL before anything starts."""
+    try:
+        parse_address(url)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return url
 
 
 @app.command()
@@ -46,7 +56,8 @@ def run(
         int, typer.Option(min=0, max=65535, help="HTTP port of /metrics, /healthz, /readyz; 0: a free one.")
     ] = 9464,
     redis: Annotated[
-        str, typer.Option(help="redis://, rediss:// or unix:// URL.", envvar="REDIS_URL")
+        str,
+        typer.Option(help="redis://, rediss://, unix:// or redis+sentinel:// URL.", envvar="REDIS_URL", callback=_check_redis),
     ] = "redis://127.0.0.1:6379/0",
     kafka: Annotated[str, typer.Option(help="Kafka bootstrap servers.", envvar="KAFKA_BOOTSTRAP")] = "127.0.0.1:9092",
     transport: Annotated[

@@ -7,12 +7,12 @@ import time
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from enforcer.decision import Ban
 from enforcer.fallback import Fallback
 from enforcer.refusals import Refusals
+from lua.address import open_client
 from lua.keys import CHANGES_CHANNEL
 
 _RECONNECT_S = 0.2
@@ -51,7 +51,7 @@ async def follow_changes(url: str, refusals: Refusals, fallback: Fallback) -> No
     """
     decode = msgspec.json.Decoder(_Change).decode
     while True:
-        client = Redis.from_url(url)
+        client = open_client(url)
         try:
             async with client.pubsub(ignore_subscribe_messages=True) as channel:
                 await channel.subscribe(CHANGES_CHANNEL)

@@ -11,7 +11,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.exceptions import RedisError
+
+from lua.address import Address
+
+_ANSWER_WITHIN_S = 1.0
 
 
 class Connection(asyncio.Protocol):
@@ -58,24 +62,24 @@ class Connection(asyncio.Protocol):
         waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._handshake.append(waiter)
         self.transport.write(pack_command(*command))
-        reply = await asyncio.wait_for(waiter, 1.0)
+        reply = await asyncio.wait_for(waiter, _ANSWER_WITHIN_S)
         if isinstance(reply, hiredis.ReplyError):
             raise ConnectionError(f"{command[0]}: {reply}")
         return reply
 
 
-async def connect(url: str, receive: Callable[[Any], None]) -> Connection:
-    """Open a connection as the URL says: redis://, rediss:// or unix://, with name, password and database.
+async def connect(address: Address, receive: Callable[[Any], None]) -> Connection:
+    """Open a connection and log in. With sentinels, to the master that they name now and that takes itself for it.
 
     Args:
-        url: As redis-py reads it.
+        address: Where Redis is.
         receive: Called on the loop with every reply after the handshake, in order; errors are ``hiredis.ReplyError``.
 
     Raises:
-        OSError: Nobody listens there, or the server refuses.
+        OSError: Nobody listens there, the server refuses, or no sentinel knows a master. Ask again after a pause.
         hiredis.HiredisError: It does not speak RESP.
     """
-    options = parse_url(url)
+    options = address.options
     loop = asyncio.get_running_loop()
 
     def build() -> Connection:
@@ -84,11 +88,9 @@ async def connect(url: str, receive: Callable[[Any], None]) -> Connection:
     if "path" in options:
         _, connection = await loop.create_unix_connection(build, options["path"])
     else:
-        is_tls = options.get("connection_class") is SSLConnection
-        open_connection = loop.create_connection(
-            build, options.get("host", "localhost"), options.get("port", 6379), ssl=True if is_tls else None
-        )
-        _, connection = await asyncio.wait_for(open_connection, 1.0)
+        host, port = await _find_master(address) if address.sentinels else (options.get("host"), options.get("port"))
+        opening = loop.create_connection(build, host or "localhost", port or 6379, ssl=address.load_tls())
+        _, connection = await asyncio.wait_for(opening, _ANSWER_WITHIN_S)
     try:
         if options.get("password"):
             name = [options["username"]] if options.get("username") else []
@@ -96,10 +98,28 @@ async def connect(url: str, receive: Callable[[Any], None]) -> Connection:
         if options.get("db"):
             await connection.ask("SELECT", str(options["db"]))
         await connection.ask("CLIENT", "SETNAME", "ratchet-enforcer")
+        if address.sentinels:
+            await _confirm_master(connection)
     except BaseException:
         connection.transport.abort()
         raise
     return connection
+
+
+async def _confirm_master(connection: Connection) -> None:
+    """Sentinels name a master that is demoted until they have agreed: step 3 of Redis's "Guidelines for Sentinel clients"."""
+    role = (await connection.ask("ROLE"))[0]
+    if role != b"master":
+        raise ConnectionError(f"the server that the sentinels name is {role.decode()}, not master")
+
+
+async def _find_master(address: Address) -> tuple[str, int]:
+    async with address.watch_over() as sentinels:
+        try:
+            host, port = await sentinels.discover_master(address.service)
+        except RedisError as error:
+            raise ConnectionError(str(error)) from error
+    return host, port
 
 
 def pack_command(*command: str | int) -> bytes:

@@ -18,6 +18,7 @@ from enforcer.connection import Connection, connect, pack_command
 from enforcer.decision import Ban, Decision, Reading, Warned
 from enforcer.plan import Plan, Template
 from enforcer.policy import Limit
+from lua.address import parse_address
 from lua.scripts import CHECK
 
 MOST_CHECKS_PER_CALL = 128
@@ -229,10 +230,11 @@ class RedisStore:
         self._connection.transport.write(command)
 
     async def _keep_connected(self) -> None:
+        address = parse_address(self.url)
         attempt = 0
         while True:
             try:
-                connection = await connect(self.url, self._receive)
+                connection = await connect(address, self._receive)
             except (OSError, hiredis.HiredisError) as error:
                 wait_s = _RECONNECT_S[min(attempt, len(_RECONNECT_S) - 1)]
                 if attempt in {0, 10} or attempt % 100 == 0:

@@ -16,7 +16,7 @@ ELSEWHERE = {
     "devstack/guardian.py": "tests/integration/devstack/test_process.py",
     "devstack/stack.py": "tests/integration/devstack/test_stack.py",
     "enforcer/changes.py": "tests/integration/enforcer/test_changes.py",
-    "enforcer/connection.py": "tests/integration/enforcer/test_store.py",
+    "enforcer/connection.py": "tests/integration/enforcer/test_connection.py",
     "enforcer/front.py": "tests/integration/enforcer/test_service.py",
     "enforcer/process.py": "tests/integration/enforcer/test_emission.py",
     "enforcer/producer.py": "tests/integration/enforcer/test_emission.py",

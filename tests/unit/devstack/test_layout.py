@@ -9,7 +9,7 @@ from devstack.layout import Addresses, StackSpec
 
 FULL = Addresses(
     redis_port=1, replica_port=2, cluster_ports={3: 4, 5: 6}, nodes=(Node(1, 7, 8), Node(2, 9, 10)), envoy_port=11,
-    envoy_admin_port=12,
+    envoy_admin_port=12, sentinel_ports=(13, 14),
 )  # fmt: skip
 
 
@@ -17,13 +17,15 @@ def test_a_stack_tells_the_address_of_everything_that_it_has() -> None:
     assert FULL.named() == {
         "redis_url": "redis://127.0.0.1:1/0",
         "replica_url": "redis://127.0.0.1:2/0",
+        "sentinel_url": "redis+sentinel://127.0.0.1:13,127.0.0.1:14/ratchet/0",
         "cluster_url": "redis://127.0.0.1:3",
         "kafka_bootstrap": "127.0.0.1:7,127.0.0.1:9",
         "envoy_address": "127.0.0.1:11",
         "envoy_admin": "http://127.0.0.1:12",
     }
     assert list(FULL.ports()) == [
-        "redis", "redis-replica", "redis-cluster-1", "redis-cluster-2", "kafka", "kafka-2", "envoy",
+        "redis", "redis-replica", "redis-sentinel-1", "redis-sentinel-2", "redis-cluster-1", "redis-cluster-2", "kafka",
+        "kafka-2", "envoy",
     ]  # fmt: skip
     assert FULL.checks().keys() == FULL.ports().keys()
 
@@ -44,6 +46,7 @@ def test_ports_that_had_to_move_are_told() -> None:
     ("wrong", "message"),
     [
         ({"parts": ["kafka"], "replica": True}, "a replica needs the part redis"),
+        ({"sentinels": 3}, "sentinels need a replica"),
         ({"parts": []}, "no part is asked for"),
         ({"parts": ["zookeeper"]}, "'redis', 'kafka' or 'envoy'"),
         ({"brokers": 0}, "greater than or equal to 1"),

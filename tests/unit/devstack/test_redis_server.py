@@ -62,3 +62,11 @@ def test_servers_listen_on_loopback_alone(versions: dict[str, int]) -> None:
     versions["/bin/redis-server"] = 7
     argv = list(redis_server.service("redis", 1, Path("data")).argv)
     assert argv[argv.index("--bind") + 1] == "127.0.0.1"
+
+
+def test_a_majority_of_the_sentinels_decides(versions: dict[str, int], tmp_path: Path) -> None:
+    versions["/bin/redis-server"] = 7
+    service = redis_server.sentinel("redis-sentinel-1", 3, tmp_path, master_port=1, sentinels=3)
+    assert service.after == ("redis-replica",)
+    assert list(service.argv) == ["/bin/redis-server", f"{tmp_path}/sentinel.conf", "--sentinel"]
+    assert "sentinel monitor ratchet 127.0.0.1 1 2" in (tmp_path / "sentinel.conf").read_text().splitlines()
