@@ -11,12 +11,25 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Self
+from typing import NamedTuple, Self
 
 UNLOWERED = 1000
 """The factor that lowers nothing, per mille."""
 
 LARGEST_EXACT = 2**53 - 1
+
+
+class Generation(NamedTuple):
+    """When terms came into force: they are told apart by it, and the newer ones win."""
+
+    number: int
+    """Goes up with each document; 0 before Redis was reached."""
+    since_us: int
+    """Redis time, microseconds since the epoch."""
+
+
+UNREGISTERED = Generation(0, 0)
+"""Of a document that Redis has not given a generation yet."""
 
 
 class TermsOutOfRange(ValueError):  # noqa: N818 it says what is wrong

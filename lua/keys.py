@@ -13,7 +13,33 @@ from urllib.parse import quote
 
 CHANGES_CHANNEL = "ratchet:changes"
 """Every script that changes what is held against a subject publishes ``{"subject":"kind=value","state":{...}}`` here; one that
-fills its buckets leaves out the state."""
+fills its buckets leaves out the state, one that changes its overrides tells their ``"revision":N`` instead. One that registers
+policies publishes ``{"generation":N}``."""
+
+POLICIES = "{ratchet}:policies"
+"""Hash: the generation of the policies registered last, and the last document of an admin. What is not about a subject shares
+one hash tag, so that on a Cluster one script reaches it all."""
+
+POLICIES_FILES = "{ratchet}:policies:files"
+"""Sorted set: versions of files by the generation they were registered under."""
+
+OVERRIDES = "{ratchet}:overrides"
+"""Hash: overrides made at run time, by subject, policy and limit."""
+
+OVERRIDES_REVISIONS = "{ratchet}:overrides:revisions"
+"""Sorted set: what was set or removed, by the revision at which it was."""
+
+OVERRIDES_ENDS = "{ratchet}:overrides:ends"
+"""Sorted set: what was set or removed, by the time when it ends."""
+
+OVERRIDES_REVISION = "{ratchet}:overrides:revision"
+"""Counter: goes up with each change of an override."""
+
+FACTORS = "{ratchet}:factors"
+"""Hash: throttle factor by action, as ``per_mille until_ms``."""
+
+ENFORCERS = "{ratchet}:enforcers"
+"""Sorted set: enforcer processes by the time when they were last seen alive, in milliseconds."""
 
 LARGEST_VALUE_BYTES = 256
 
@@ -54,3 +80,8 @@ def name_abuse(subject: str) -> str:
 def name_verdict(subject: str, verdict_id: str) -> str:
     """Key of the stored result of one verdict: ``verdict:{user=alice}:<verdict_id>``. Same slot as the subject's state."""
     return f"verdict:{{{subject}}}:{verdict_id}"
+
+
+def name_request(request_id: str) -> str:
+    """Key of what came of one change by an admin: ``{ratchet}:request:<request_id>``."""
+    return f"{{ratchet}}:request:{request_id}"

@@ -62,3 +62,24 @@ APPLY_RULING = _load(
 
 RESET_BUCKETS = _load("reset_buckets", keys=("verdict", "..."), argv=("subject", "digest", "keep_ms", "channel"))
 """Fills buckets."""
+
+REGISTER_POLICIES = _load(
+    "register_policies",
+    keys=("policies", "files", "request"),
+    argv=("occasion", "version", "document", "least_generation", "actor", "reason", "channel", "keep_ms"),
+)
+"""Gives a policies document its generation."""
+
+CHANGE_OVERRIDE = _load(
+    "change_override",
+    keys=("overrides", "revisions", "ends", "revision", "request"),
+    argv=("field", "override", "until_ms", "subject", "most", "channel", "keep_ms"),
+)
+"""Sets or removes one override."""
+
+POLL = _load(
+    "poll",
+    keys=("policies", "revision", "factors", "enforcers"),
+    argv=("version", "source", "alive_ms", "abandoned_ms"),
+)
+"""Tells one enforcer what is in force, and notes that it is alive."""
