@@ -13,21 +13,21 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal
 
 import msgspec
 import structlog
 
 from enforcer.decision import Decision
+from enforcer.decision_events import encode_event, key_event
 from enforcer.fold_records import FoldRecords
 from enforcer.folding import Folder
-from enforcer.plan import Plan, Template
+from enforcer.plan import Plan
 from enforcer.producer import EmissionFailed, KafkaLog
 from enforcer.spool import LARGEST_SEGMENT_RECORDS, Spool, SpoolCorrupt, Spooled, find_abandoned
 from topics.partition import choose_partitions
 from topics.specs import DECISIONS, DENIALS
-from topics.wire import ClosedEvent, DecisionEvent, GapEvent, HeartbeatEvent
+from topics.wire import ClosedEvent, GapEvent, HeartbeatEvent
 
 FOLD_S = 0.05
 """How long refusals are folded: the detector sees them that much later."""
@@ -37,11 +37,14 @@ HEARTBEAT_S = 1.0
 SPOOL_FROM = 20_000
 """Events in memory from which on the oldest are moved to disk."""
 MOST_BUFFERED = 100_000
-"""Events in memory, about 50 MB: past this the disk does not keep up, and the oldest allows are dropped first."""
+"""Decisions in memory, about 100 MB: past this the disk does not keep up, and the oldest allows are dropped first."""
 _STRIDE = 256
 """Events that are encoded in one go: well under a millisecond, in which no check is answered."""
 MOST_PER_FLUSH = 8192
 _SPOOL_CHECK_S = 0.1
+
+Kept = tuple[int, Plan, Decision]
+"""Number of a decision, and the decision, until it is encoded."""
 
 GapReason = Literal["buffer_full", "spool_full", "spool_corrupt", "refused"]
 
@@ -78,7 +81,7 @@ class Emitter:
     _seq: int = 0
     _settled_seq: int = 0
     """Up to here every event is acknowledged or announced as dropped."""
-    _buffer: deque[tuple[str, DecisionEvent]] = field(default_factory=deque)
+    _buffer: deque[Kept] = field(default_factory=deque)
     _sending: list[Spooled] = field(default_factory=list)
     _gaps: dict[GapReason, list[int]] = field(default_factory=dict)
     _folds: FoldRecords = field(init=False)
@@ -96,35 +99,9 @@ class Emitter:
 
     def offer(self, plan: Plan, decision: Decision) -> None:
         """Take one decision for emission. Never waits, never raises."""
-        check, template, ban = plan.check, plan.template, decision.ban
         self._seq += 1
         self.stats.offered += 1
-        limits, shadow_limits = _name_limits(template, decision.refused) if decision.refused else _NO_LIMITS
-        event = DecisionEvent(
-            self.source,
-            self._seq,
-            decision.decided_at_ms,
-            check.user_id,
-            check.action,
-            template.policy.name,
-            template.version,
-            decision.outcome,
-            decision.reason,
-            1,
-            check.attributes,
-            limits,
-            shadow_limits,
-            decision.is_degraded,
-            decision.is_cached,
-            check.suppressed,
-            check.cost,
-            decision.remaining,
-            decision.retry_after_ms,
-            decision.factor,
-            None if ban is None else ban.until_ms,
-            None if ban is None else ban.verdict_id,
-        )
-        self._buffer.append((plan.subjects[0] if plan.subjects else "global", event))
+        self._buffer.append((self._seq, plan, decision))
         self.folder.add(plan, decision)
         if len(self._buffer) > MOST_BUFFERED:
             self._drop()
@@ -132,15 +109,15 @@ class Emitter:
     def _drop(self) -> None:
         """Make room for a tenth: the oldest allows go first, then the oldest of all."""
         room = MOST_BUFFERED // 10
-        kept: deque[tuple[str, DecisionEvent]] = deque()
+        kept: deque[Kept] = deque()
         dropped: list[int] = []
         for entry in self._buffer:
-            if len(dropped) < room and entry[1].outcome == "allow":
-                dropped.append(entry[1].seq)
+            if len(dropped) < room and entry[2].outcome == "allow":
+                dropped.append(entry[0])
             else:
                 kept.append(entry)
         while len(dropped) < room:
-            dropped.append(kept.popleft()[1].seq)
+            dropped.append(kept.popleft()[0])
         self._buffer = kept
         self._announce("buffer_full", dropped)
 
@@ -171,7 +148,7 @@ class Emitter:
 
     async def _leave_behind(self) -> None:
         """Kafka is away at the end: leave all that it does not have to the next process of this name."""
-        left = [*self._sending, *_encode_events(self._take_buffer(len(self._buffer))), *self._take_gaps()]
+        left = [*self._sending, *self._encode(len(self._buffer)), *self._take_gaps()]
         if self.spool is None:
             log.error("events_lost_at_exit", events=len(left))
             return
@@ -216,9 +193,9 @@ class Emitter:
         settles = self._seq
         if self.spool is not None:
             await self._send_spool(self.spool)
-        while self._gaps or (self._buffer and self._buffer[0][1].seq <= settles):
+        while self._gaps or (self._buffer and self._buffer[0][0] <= settles):
             while self._buffer and len(self._sending) < MOST_PER_FLUSH:
-                self._sending += _encode_events(self._take_buffer(_STRIDE))
+                self._sending += self._encode(_STRIDE)
                 await asyncio.sleep(0)  # let checks be answered
             self._sending += self._take_gaps()
             await self._send_decisions(self._sending)
@@ -226,8 +203,13 @@ class Emitter:
         unannounced = [seq for seqs in self._gaps.values() for seq in seqs]
         self._settled_seq = min([settles, *(seq - 1 for seq in unannounced)])
 
-    def _take_buffer(self, most: int) -> list[tuple[str, DecisionEvent]]:
-        return [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
+    def _encode(self, most: int) -> list[Spooled]:
+        """Take the oldest decisions, and encode them."""
+        taken = [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
+        return [
+            Spooled(seq, key_event(plan), encode_event(self.source, seq, plan, decision), decision.outcome == "allow")
+            for seq, plan, decision in taken
+        ]
 
     def _take_gaps(self) -> list[Spooled]:
         gaps, self._gaps = self._gaps, {}
@@ -309,7 +291,7 @@ class Emitter:
 
     async def _spool_some(self, spool: Spool) -> None:
         async with self._disk:
-            events = _encode_events(self._take_buffer(LARGEST_SEGMENT_RECORDS))
+            events = self._encode(LARGEST_SEGMENT_RECORDS)
             if not events:
                 return  # sent while this waited for its turn
             try:
@@ -329,20 +311,6 @@ class Emitter:
         for partition in range(self.kafka.partitions[DENIALS.name]):
             folded = _encode(kind(self.source, self._folds.numbers[partition], at_ms))
             await self.kafka.send(DENIALS.name, partition, [(None, folded)])
-
-
-_NO_LIMITS: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-
-
-@lru_cache(maxsize=4096)
-def _name_limits(template: Template, refused: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Labels of the limits that refused: those enforced, and those in shadow mode."""
-    refusing = [limit for i, limit in enumerate(template.limits) if refused >> i & 1]
-    return tuple(x.label for x in refusing if not x.is_shadow), tuple(x.label for x in refusing if x.is_shadow)
-
-
-def _encode_events(events: Iterable[tuple[str, DecisionEvent]]) -> list[Spooled]:
-    return [Spooled(event.seq, subject.encode(), _encode(event), event.outcome == "allow") for subject, event in events]
 
 
 async def _gather(sends: Sequence[Awaitable[None]]) -> None:
