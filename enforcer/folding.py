@@ -76,7 +76,9 @@ class Folder:
     def _count(self, subject: str, limit: Limit, check: Check, at_ms: int) -> None:
         count = 1 + check.suppressed
         key = (subject, check.action, limit, at_ms // _LONGEST_MS)
-        attributes = {name: check.attributes[name] for name in self.foldable if name in check.attributes}
+        attributes = (
+            {name: check.attributes[name] for name in self.foldable if name in check.attributes} if self.foldable else {}
+        )
         fold = self._open.get(key)
         if fold is None:
             if len(self._open) >= MOST_OPEN:
@@ -90,8 +92,10 @@ class Folder:
                 self._admitted.popitem(last=False)
         else:
             fold.count += count
-            fold.first_ms = min(fold.first_ms, at_ms)
-            fold.last_ms = max(fold.last_ms, at_ms)
+            if at_ms < fold.first_ms:  # decisions may be told out of order, seldom
+                fold.first_ms = at_ms
+            elif at_ms > fold.last_ms:
+                fold.last_ms = at_ms
             if fold.attributes != attributes:
                 fold.attributes = dict(fold.attributes.items() & attributes.items())
         if not subject.startswith("user=") and len(fold.users) < MOST_HASHES:

@@ -124,8 +124,9 @@ def build_plan(check: Check, template: Template, subjects: Sequence[str]) -> Pla
     """Join the names of one check's subjects, in the order of their slots, into keys."""
     keys = [f"{_ABUSE_HEAD}{subject}{_ABUSE_TAIL}" for subject in subjects]
     for texts, slots in template.buckets:
-        if len(slots) == 1:
-            keys.append(f"{texts[0]}{subjects[slots[0]]}{texts[1]}")
+        if len(texts) == 2:
+            head, tail = texts
+            keys.append(f"{head}{subjects[slots[0]]}{tail}")
         else:
             names = [subjects[slot] for slot in slots]
             keys.append("".join([part for pair in zip(texts, [*names, ""], strict=True) for part in pair]))

@@ -89,25 +89,28 @@ class Refusals:
                     return Reading(now_us, Status.BAN, ban=banned.ban, is_cached=True)
         if not self._refused:
             return None
-        mask, now_us, levels, costs = 0, 0, [UNKNOWN_LEVEL] * len(plan.limits), plan.costs
-        for i, key in enumerate(plan.bucket_keys):
-            known = self._refused.get(key)
+        refused, keys, costs, first = self._refused, plan.keys, plan.costs, len(plan.subjects)
+        mask, now_us = 0, 0
+        levels = []
+        for i, limit in enumerate(plan.template.limits):
+            levels.append(UNKNOWN_LEVEL)
+            known = refused.get(keys[first + i])
             if known is None or now_s >= known.until_s or (costs[i] if costs else plan.check.cost) < known.cost:
                 continue
-            limit = plan.limits[i]
-            if known.tag != limit.terms.tag or self._has_changed(plan, known.sent_s):
+            terms = limit.terms
+            if known.tag != terms.tag or (self._changed and self._has_changed(plan, known.sent_s)):
                 continue
             mask |= 1 << i
             elapsed_us = int((now_s - known.sent_s) * 1e6)
             now_us = max(now_us, known.now_us + elapsed_us)
-            levels[i] = known.level + elapsed_us // limit.terms.tick_us * limit.terms.refill
+            levels[i] = known.level + elapsed_us // terms.tick_us * terms.refill
         if not mask:
             return None
         self.hits += 1
         return Reading(now_us, Status.LIMIT, refused=mask, refused_at_1=mask, levels=tuple(levels), is_cached=True)
 
     def _has_changed(self, plan: Plan, since_s: float) -> bool:
-        return bool(self._changed) and any(self._changed.get(subject, since_s) > since_s for subject in plan.subjects)
+        return any(self._changed.get(subject, since_s) > since_s for subject in plan.subjects)
 
     def forget(self, subject: str, now_s: float) -> None:
         """Something that is held against the subject has changed: whatever is known of it may be wrong."""
