@@ -25,6 +25,7 @@ ELSEWHERE = {
     "enforcer/redis_script.py": "tests/integration/lua/test_poll.py",
     "enforcer/server.py": "tests/integration/enforcer/test_service.py",
     "enforcer/telemetry.py": "tests/integration/enforcer/test_service.py",
+    "enforcer/watching.py": "tests/integration/enforcer/test_watching.py",
     "enforcer/workers.py": "tests/integration/enforcer/test_workers.py",
     "topics/connection.py": "tests/integration/topics/test_log.py",
     "topics/log.py": "tests/integration/topics/test_log.py",
