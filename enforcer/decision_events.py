@@ -73,6 +73,7 @@ def encode_event(source: str, seq: int, plan: Plan, decision: Decision) -> bytes
             decision.factor,
             None if ban is None else ban.until_ms,
             None if ban is None else ban.verdict_id,
+            check.suppressed_limits,
         )
     )
 

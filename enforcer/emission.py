@@ -22,11 +22,15 @@ from enforcer.decision import Decision
 from enforcer.decision_events import encode_event, key_event
 from enforcer.fold_records import FoldRecords
 from enforcer.folding import Folder
+from enforcer.loads import Loads
+from enforcer.numbered_records import NumberedRecords
+from enforcer.outcome_records import OutcomeRecords
+from enforcer.outcomes import Outcomes
 from enforcer.plan import Plan
 from enforcer.producer import EmissionFailed, KafkaLog
 from enforcer.spool import LARGEST_SEGMENT_RECORDS, Spool, SpoolCorrupt, Spooled, find_abandoned
 from topics.partition import choose_partitions
-from topics.specs import DECISIONS, DENIALS
+from topics.specs import DECISIONS, DENIALS, OUTCOMES
 from topics.wire import ClosedEvent, GapEvent, HeartbeatEvent
 
 FOLD_S = 0.05
@@ -78,6 +82,8 @@ class Emitter:
     folder: Folder
     spool: Spool | None = None
     stats: EmissionStats = field(default_factory=EmissionStats)
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    loads: Loads = field(default_factory=Loads)
     _seq: int = 0
     _settled_seq: int = 0
     """Up to here every event is acknowledged or announced as dropped."""
@@ -85,12 +91,14 @@ class Emitter:
     _sending: list[Spooled] = field(default_factory=list)
     _gaps: dict[GapReason, list[int]] = field(default_factory=dict)
     _folds: FoldRecords = field(init=False)
+    _outcomes: OutcomeRecords = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _disk: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self._folds = FoldRecords(self.source)
+        self._outcomes = OutcomeRecords(self.source)
 
     @property
     def buffered(self) -> int:
@@ -103,6 +111,8 @@ class Emitter:
         self.stats.offered += 1
         self._buffer.append((self._seq, plan, decision))
         self.folder.add(plan, decision)
+        if decision.outcome == "allow":
+            self.loads.add(plan)
         if len(self._buffer) > MOST_BUFFERED:
             self._drop()
 
@@ -169,12 +179,14 @@ class Emitter:
             try:
                 if now_s >= next_heartbeat_s:  # before the first event too: a reader then knows where to begin
                     next_heartbeat_s = now_s + HEARTBEAT_S
+                    await self._send_outcomes()
                     await self._mark(HeartbeatEvent)
                 await self._send_folds()
                 if is_last or now_s >= next_flush_s:
                     next_flush_s = now_s + FLUSH_S
                     await self._flush()
                 if is_last:
+                    await self._send_outcomes()
                     await self._mark(ClosedEvent)
                     return
                 if must_adopt:
@@ -243,12 +255,21 @@ class Emitter:
         folds = self.folder.take()
         self.stats.folds += len(folds)
         self._folds.add(folds, self.kafka.partitions[DENIALS.name], time.time_ns() // 1_000_000)
+        await self._send_numbered(DENIALS.name, self._folds)
 
+    async def _send_outcomes(self) -> None:
+        """Send what backends reported and what was admitted since the last time; after an outage, what is left of before."""
+        if not self._outcomes.unsent():
+            now_ms, partitions = time.time_ns() // 1_000_000, self.kafka.partitions[OUTCOMES.name]
+            self._outcomes.add(self.outcomes.take(now_ms), self.loads.take(), partitions, now_ms)
+        await self._send_numbered(OUTCOMES.name, self._outcomes)
+
+    async def _send_numbered(self, topic: str, queue: NumberedRecords) -> None:
         async def send(partition: int, records: list[bytes]) -> None:
-            await self.kafka.send(DENIALS.name, partition, [(None, record) for record in records])
-            self._folds.settle(partition, len(records))
+            await self.kafka.send(topic, partition, [(None, record) for record in records])
+            queue.settle(partition, len(records))
 
-        await _gather([send(partition, records) for partition, records in self._folds.unsent().items()])
+        await _gather([send(partition, records) for partition, records in queue.unsent().items()])
 
     async def _send_spool(self, spool: Spool) -> None:
         while True:
@@ -308,9 +329,10 @@ class Emitter:
         decided = _encode(kind(self.source, self._settled_seq, at_ms))
         for partition in range(self.kafka.partitions[DECISIONS.name]):
             await self.kafka.send(DECISIONS.name, partition, [(None, decided)])
-        for partition in range(self.kafka.partitions[DENIALS.name]):
-            folded = _encode(kind(self.source, self._folds.numbers[partition], at_ms))
-            await self.kafka.send(DENIALS.name, partition, [(None, folded)])
+        for topic, queue in ((DENIALS.name, self._folds), (OUTCOMES.name, self._outcomes)):
+            for partition in range(self.kafka.partitions[topic]):
+                mark = _encode(kind(self.source, queue.find_settled(partition), at_ms))
+                await self.kafka.send(topic, partition, [(None, mark)])
 
 
 async def _gather(sends: Sequence[Awaitable[None]]) -> None:

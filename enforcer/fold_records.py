@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import msgspec
 
+from enforcer.numbered_records import NumberedRecords
 from topics.partition import choose_partitions
 from topics.wire import Fold, FoldsEvent
 
@@ -18,17 +18,8 @@ _HEAD_BYTES = 1024
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
-class FoldRecords:
-    """Records of one source for topic ``denials``, numbered ``n`` from 1 in each partition without gaps.
-
-    A record is kept until it is acknowledged, and sent again as it is: the detector drops what it has seen.
-    """
-
-    source: str
-    numbers: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    """Last ``n`` of each partition."""
-    _unsent: dict[int, deque[bytes]] = field(default_factory=lambda: defaultdict(deque))
+class FoldRecords(NumberedRecords):
+    """Records of one source for topic ``denials``: the folds of one flush that go to one partition share one."""
 
     def add(self, folds: Sequence[Fold], partitions: int, at_ms: int) -> None:
         """Queue the folds of one flush.
@@ -43,18 +34,10 @@ class FoldRecords:
             by_partition[partition].append(_encode(fold))
         for partition, mine in by_partition.items():
             for record in _split(mine):
-                self.numbers[partition] += 1
-                event = FoldsEvent(self.source, self.numbers[partition], at_ms, [msgspec.Raw(fold) for fold in record])
-                self._unsent[partition].append(_encode(event))
+                self.put(partition, self._writer(record, at_ms))
 
-    def unsent(self) -> dict[int, list[bytes]]:
-        """What waits, by partition, in order."""
-        return {partition: list(records) for partition, records in self._unsent.items() if records}
-
-    def settle(self, partition: int, count: int) -> None:
-        """The first ``count`` records of a partition are acknowledged."""
-        for _ in range(count):
-            self._unsent[partition].popleft()
+    def _writer(self, folds: Sequence[bytes], at_ms: int) -> Callable[[int], bytes]:
+        return lambda n: _encode(FoldsEvent(self.source, n, at_ms, [msgspec.Raw(fold) for fold in folds]))
 
 
 def _split(folds: Sequence[bytes]) -> list[list[bytes]]:

@@ -47,7 +47,6 @@ class Layout(NamedTuple):
     """Kind of each subject in the order of the slots, and which value it is."""
     template: Template
     cost: int
-    suppressed: int
 
 
 @dataclass(slots=True)
@@ -96,17 +95,16 @@ class Layouts:
 
 
 def _apply(layout: Layout, payload: bytes) -> Plan:
-    _, spans, user, attributes, subjects, template, cost, suppressed = layout
+    _, spans, user, attributes, subjects, template, cost = layout
     if len(spans) == 1 and user == 0:
         text = payload[spans[0][0] : spans[0][1]].decode()
-        return build_plan(Check(text, template.action, cost, {}, suppressed), template, (name_subject("user", text),))
+        return build_plan(Check(text, template.action, cost, {}), template, (name_subject("user", text),))
     values = [payload[start:end].decode() for start, end in spans]
     check = Check(
         values[user] if user >= 0 else "",
         template.action,
         cost,
         {name: values[place] for name, place in attributes},
-        suppressed,
     )
     named = [
         name_subject(kind, values[place]) if kind == "user" else name_attribute(kind, values[place]) for kind, place in subjects
@@ -122,6 +120,7 @@ def _find_layout(payload: bytes, names: Sequence[Name], plan: Plan) -> Layout | 
         len(payload) > LONGEST_REQUEST_BYTES
         or len(places) != len(names)
         or plan.costs
+        or check.suppressed
         or any(not 1 <= end - start <= LONGEST_VALUE_BYTES for _, start, end in names)
         or places.keys() - {"user"} != check.attributes.keys()
         or ("user" in places) != bool(check.user_id)
@@ -143,7 +142,6 @@ def _find_layout(payload: bytes, names: Sequence[Name], plan: Plan) -> Layout | 
         tuple((kind, places[kind]) for kind in template.kinds),
         template,
         check.cost,
-        check.suppressed,
     )
 
 

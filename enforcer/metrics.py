@@ -45,6 +45,8 @@ class EnforcerCollector(Collector):
             ("ratchet_events_spooled", "Decisions moved to disk while Kafka was away.", emitter.stats.spooled),
             ("ratchet_folds", "Folds sent to the detector.", emitter.stats.folds),
             ("ratchet_uncounted_refusals", "Refusals that no fold was left for.", emitter.folder.uncounted),
+            ("ratchet_outcome_reports", "Reports of backends that were taken.", emitter.outcomes.reports),
+            ("ratchet_outcomes_dropped", "Reports of backends that were dropped again.", emitter.outcomes.dropped),
             ("ratchet_kafka_failures", "Times a batch was not acknowledged.", emitter.stats.failures),
         ):
             yield CounterMetricFamily(name, text, value=value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import grpc
 
@@ -10,6 +11,7 @@ from enforcer.check import MOST_CHECKS_PER_BATCH, Check, InvalidCheck, validate_
 from enforcer.decider import Decider
 from enforcer.decision import Decision
 from enforcer.layouts import Name, walk_fields
+from enforcer.outcomes import InvalidReport, Report
 from enforcer.plan import Plan
 from enforcer.planner import Planner
 from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
@@ -64,11 +66,17 @@ class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
 
     async def ReportOutcomes(  # noqa: N802 gRPC's name
         self,
-        request: enforcer_pb2.ReportOutcomesRequest,  # noqa: ARG002 gRPC's signature
+        request: enforcer_pb2.ReportOutcomesRequest,
         context: grpc.aio.ServicerContext[enforcer_pb2.ReportOutcomesRequest, enforcer_pb2.ReportOutcomesResponse],
     ) -> enforcer_pb2.ReportOutcomesResponse:
-        """Refuse: outcomes are not taken yet."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this enforcer does not take outcomes")
+        """Take how a backend fared, all of it or nothing: INVALID_ARGUMENT names the first bad report."""
+        try:
+            self._decider.emitter.outcomes.add(
+                [_read_report(report) for report in request.reports], time.time_ns() // 1_000_000
+            )
+        except InvalidReport as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return enforcer_pb2.ReportOutcomesResponse()
 
 
 def read_check(request: enforcer_pb2.CheckRequest) -> Check:
@@ -78,7 +86,16 @@ def read_check(request: enforcer_pb2.CheckRequest) -> Check:
         InvalidCheck: Content out of bounds.
     """
     cost = request.cost if request.HasField("cost") else 1
-    return validate_check(request.user_id, request.action, cost, request.attributes, request.suppressed)
+    if not request.suppressed:
+        return validate_check(request.user_id, request.action, cost, request.attributes)
+    return validate_check(
+        request.user_id, request.action, cost, request.attributes, request.suppressed, request.suppressed_limits
+    )
+
+
+def _read_report(message: enforcer_pb2.OutcomeReport) -> Report:
+    latencies = tuple((bucket.index, bucket.count) for bucket in message.latencies)
+    return Report(message.action, message.second_ms, message.count, message.errors, message.timeouts, latencies)
 
 
 def read_batch(request: enforcer_pb2.CheckBatchRequest, planner: Planner) -> list[Plan]:

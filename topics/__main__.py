@@ -96,7 +96,7 @@ def _print_report(report: Report) -> None:
 
 @app.command("audit")
 def audit_command(
-    topic: Annotated[str, typer.Argument(help="decisions or denials.")],
+    topic: Annotated[str, typer.Argument(help="decisions, denials or outcomes.")],
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
     wait: Wait = 0.0,
     strict: Annotated[bool, typer.Option(help="Exit 1 also when a source announced that it dropped events.")] = False,
@@ -104,7 +104,7 @@ def audit_command(
 ) -> None:
     """Prove per source that nothing is missing and nothing doubled. Exit 1 with the ranges if not."""
     if topic not in get_args(AuditedTopic):
-        raise typer.BadParameter(f"cannot audit {topic!r}: events are numbered in decisions and denials alone")
+        raise typer.BadParameter(f"cannot audit {topic!r}: events are numbered in decisions, denials and outcomes alone")
     report = asyncio.run(prove(bootstrap, cast("AuditedTopic", topic), wait_s=wait, tell=_tell))
     if as_json:
         sys.stdout.write(json.dumps(msgspec.to_builtins(report, str_keys=True) | {"is_faulty": report.is_faulty}) + "\n")

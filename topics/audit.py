@@ -1,7 +1,8 @@
 """Prove, source by source, that no record is missing and none is doubled. Pure.
 
-In ``decisions`` the events of a source are numbered ``seq`` from 1 over all partitions; in ``denials`` its records are numbered
-``n`` from 1 in each partition. A *mark* is a heartbeat or the closing event; it carries the source's last number.
+In ``decisions`` the events of a source are numbered ``seq`` from 1 over all partitions; in ``denials`` and ``outcomes`` its
+records are numbered ``n`` from 1 in each partition. A *mark* is a heartbeat or the closing event; it carries the source's last
+number.
 
 What a producer promises:
 
@@ -36,7 +37,7 @@ import msgspec
 from topics.codec import Undecodable, decode
 from topics.intervals import Range, Tally, clip, count, join, subtract
 
-AuditedTopic = Literal["decisions", "denials"]
+AuditedTopic = Literal["decisions", "denials", "outcomes"]
 State = Literal["closed", "open", "unproven"]
 
 LONGEST_LIST = 100
@@ -58,6 +59,14 @@ class _Folds(_Numbered, tag="folds", kw_only=True, gc=False):
     seq: Number = msgspec.field(name="n")
 
 
+class _Outcome(_Numbered, tag="outcome", kw_only=True, gc=False):
+    seq: Number = msgspec.field(name="n")
+
+
+class _Load(_Numbered, tag="load", kw_only=True, gc=False):
+    seq: Number = msgspec.field(name="n")
+
+
 class _Gap(_Numbered, tag="gap", kw_only=True):
     ranges: list[tuple[Number, Number]]
 
@@ -75,10 +84,11 @@ class _Closed(_Mark, tag="closed"):
     pass
 
 
-_Event: TypeAlias = _Decision | _Folds | _Gap | _Heartbeat | _Closed
+_Event: TypeAlias = _Decision | _Folds | _Outcome | _Load | _Gap | _Heartbeat | _Closed
 _DECODERS: dict[str, msgspec.json.Decoder[_Event]] = {
     "decisions": msgspec.json.Decoder(_Decision | _Gap | _Heartbeat | _Closed),
     "denials": msgspec.json.Decoder(_Folds | _Heartbeat | _Closed),
+    "outcomes": msgspec.json.Decoder(_Outcome | _Load | _Heartbeat | _Closed),
 }
 
 
@@ -92,7 +102,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What is proven of one source; in ``denials`` of one source in one partition.
+    """What is proven of one source; where numbers run within a partition, of one source in one partition.
 
     Attributes:
         source: Who wrote.
@@ -248,7 +258,7 @@ class Audit:
         stream = self._streams.get(key)
         if stream is None:
             stream = self._streams[key] = _Stream()
-        if isinstance(event, _Decision | _Folds):
+        if isinstance(event, _Decision | _Folds | _Outcome | _Load):
             stream.tally.add(event.seq)
         elif isinstance(event, _Gap):
             if any(first > last for first, last in event.ranges):

@@ -58,6 +58,8 @@ class DecisionEvent(Event):
     """Answered from the enforcer's memory of a refusal that was still certain."""
     suppressed: Count = 0
     """Denials that the client answered from its own memory before this check."""
+    suppressed_limits: tuple[str, ...] = ()
+    """Names of the limits that had refused those, `policy:limit`."""
     cost: int = 1
     """Tokens; below 0 they were given back. Where limits were asked for different amounts, the largest."""
     remaining: int = 0
@@ -86,7 +88,7 @@ class HeartbeatEvent(Event):
     type: Literal["heartbeat"] = "heartbeat"
     source: str
     seq: Count
-    """In ``decisions``: the source's last ``seq``. In ``denials``: its last ``n`` in this partition. 0 before the first."""
+    """In ``decisions``: the source's last ``seq``. Elsewhere: its last ``n`` in this partition. 0 before the first."""
     at_ms: Instant
 
 
@@ -141,26 +143,33 @@ class OutcomeEvent(Event):
 
     type: Literal["outcome"] = "outcome"
     source: str
+    n: Annotated[int, Field(ge=1)]
+    """Number of this record among those of its source in its partition, contiguous from 1."""
     action: str
     second_ms: Instant
     count: Count
     errors: Count = 0
     timeouts: Count = 0
     latencies: dict[int, int] = {}
-    """DDSketch of relative accuracy 1 %: bucket index i counts latencies in (1.0202^(i-1), 1.0202^i] microseconds."""
+    """Counts by bucket, as :mod:`topics.sketch` says; they hold all of ``count``, timeouts as the timeout."""
 
 
 class LoadEvent(Event):
-    """What one enforcer admitted of one action in one second. Topic ``outcomes``."""
+    """What one enforcer admitted of one action in about one second. Topic ``outcomes``."""
 
     type: Literal["load"] = "load"
     source: str
+    n: Annotated[int, Field(ge=1)]
+    """As in :class:`OutcomeEvent`; both are numbered together."""
     action: str
     second_ms: Instant
-    admitted: Count
+    """The enforcer's own clock."""
+    admitted_tokens: Count
+    """Less those that were given back."""
     active_subjects: Count
+    """Different buckets of the policy's narrowest limit in force that admitted something; 0 where there is no limit."""
     refill_milli_per_s: Count
-    """Sum of the refill rates of the active subjects, in 1/1000 tokens per second."""
+    """Sum of the refill rates of these buckets, in 1/1000 tokens per second."""
 
 
 class Ban(BaseModel):
@@ -287,7 +296,7 @@ class DeadLetter(Event):
 
 DecisionRecord = Annotated[DecisionEvent | GapEvent | HeartbeatEvent | ClosedEvent, Field(discriminator="type")]
 DenialRecord = Annotated[FoldsEvent | HeartbeatEvent | ClosedEvent, Field(discriminator="type")]
-OutcomeRecord = Annotated[OutcomeEvent | LoadEvent, Field(discriminator="type")]
+OutcomeRecord = Annotated[OutcomeEvent | LoadEvent | HeartbeatEvent | ClosedEvent, Field(discriminator="type")]
 
 RECORDS: dict[str, TypeAdapter[Event]] = {
     "decisions": TypeAdapter(DecisionRecord),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from base64 import b64decode
 from datetime import UTC, datetime
-from math import inf
 
 from topics.events import (
     AbuseState,
@@ -23,13 +22,13 @@ from topics.events import (
     SubjectEvent,
     VerdictEvent,
 )
+from topics.sketch import estimate_us
 
 Part = tuple[str, str]
 """Text, and a style as rich names it; no style when empty."""
 
 Line = list[Part]
 
-SKETCH_BASE = 1.0202
 LONGEST_VALUE_CHARS = 120
 
 _OUTCOME_STYLES = {"allow": "green", "deny": "yellow", "ban": "bold red"}
@@ -101,22 +100,6 @@ def format_span(span_ms: int) -> str:
         if span_ms < below_ms:
             return f"{span_ms / length_ms:.3g} {unit}"
     return f"{span_ms / 86_400_000:.3g} d"
-
-
-def estimate_us(latencies: dict[int, int], share: float) -> float:
-    """Estimate a quantile of a sketch, in microseconds, to one per cent.
-
-    Args:
-        latencies: Counts by bucket, as in ``OutcomeEvent``; not empty.
-        share: From 0 to 1.
-    """
-    rest = share * sum(latencies.values())
-    for index in sorted(latencies):
-        rest -= latencies[index]
-        if rest <= 0:
-            # A bucket far above any latency must not stop the reader.
-            return 2 * SKETCH_BASE**index / (SKETCH_BASE + 1) if index < 30_000 else inf
-    return 0.0
 
 
 def _say_decision(event: DecisionEvent) -> Line:
@@ -216,7 +199,7 @@ def _say_second(event: OutcomeEvent | LoadEvent) -> Line:
     line: Line = [*_at(event.second_ms), (clean(event.action), "bold")]
     if isinstance(event, LoadEvent):
         rate = event.refill_milli_per_s / 1000
-        told = f" {event.admitted} admitted; {event.active_subjects} active subjects, refill {rate:g}/s"
+        told = f" {event.admitted_tokens} tokens admitted; {event.active_subjects} active subjects, refill {rate:g}/s"
     else:
         told = f" {event.count} calls, {event.errors} errors, {event.timeouts} timeouts"
         if event.latencies:

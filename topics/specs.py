@@ -80,7 +80,7 @@ DENIALS = TopicSpec(
 )
 OUTCOMES = TopicSpec(
     name="outcomes",
-    key="action",
+    key="none; the partition is chosen by the action",
     partitions=4,
     retention_ms=DAY_MS,
     cleanup="delete",

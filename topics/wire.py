@@ -33,6 +33,7 @@ class DecisionEvent(msgspec.Struct, tag="decision", tag_field="type", omit_defau
     factor: int = 1000
     ban_until_ms: int | None = None
     verdict_id: str | None = None
+    suppressed_limits: tuple[str, ...] = ()
 
 
 class GapEvent(msgspec.Struct, tag="gap", tag_field="type", omit_defaults=True, gc=False):
@@ -87,4 +88,31 @@ class FoldsEvent(msgspec.Struct, tag="folds", tag_field="type", omit_defaults=Tr
     at_ms: int
     folds: list[Fold] | list[msgspec.Raw]
     """Raw where they have been encoded before, to be measured."""
+    v: int = 1
+
+
+class OutcomeEvent(msgspec.Struct, tag="outcome", tag_field="type", omit_defaults=True, gc=False):
+    """See :class:`topics.events.OutcomeEvent`."""
+
+    source: str
+    n: int
+    action: str
+    second_ms: int
+    count: int
+    errors: int = 0
+    timeouts: int = 0
+    latencies: dict[int, int] = {}
+    v: int = 1
+
+
+class LoadEvent(msgspec.Struct, tag="load", tag_field="type", omit_defaults=True, gc=False):
+    """See :class:`topics.events.LoadEvent`."""
+
+    source: str
+    n: int
+    action: str
+    second_ms: int
+    admitted_tokens: int
+    active_subjects: int
+    refill_milli_per_s: int
     v: int = 1

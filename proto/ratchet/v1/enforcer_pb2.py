@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ratchet/v1/enforcer.proto\x12\nratchet.v1\"\xd0\x01\n\x0c\x43heckRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x11\n\x04\x63ost\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12<\n\nattributes\x18\x04 \x03(\x0b\x32(.ratchet.v1.CheckRequest.AttributesEntry\x12\x12\n\nsuppressed\x18\x05 \x01(\r\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_cost\"\xd2\x02\n\rCheckResponse\x12$\n\x07outcome\x18\x01 \x01(\x0e\x32\x13.ratchet.v1.Outcome\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.ratchet.v1.Reason\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x16\n\x0epolicy_version\x18\x04 \x01(\t\x12\'\n\x06limits\x18\x05 \x03(\x0b\x32\x17.ratchet.v1.LimitStatus\x12\x16\n\x0eretry_after_ms\x18\x06 \x01(\x03\x12\x1c\n\x03\x62\x61n\x18\x07 \x01(\x0b\x32\x0f.ratchet.v1.Ban\x12$\n\x07warning\x18\x08 \x01(\x0b\x32\x13.ratchet.v1.Warning\x12\x0e\n\x06shadow\x18\t \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\n \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x0b \x01(\x08\x12\x18\n\x10\x66\x61\x63tor_per_mille\x18\x0c \x01(\r\"\xa1\x01\n\x0bLimitStatus\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x03 \x01(\x03\x12\x11\n\tremaining\x18\x04 \x01(\x03\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\x03\x12\x16\n\x0ereset_after_ms\x18\x06 \x01(\x03\x12\x0f\n\x07refused\x18\x07 \x01(\x08\x12\x0e\n\x06shadow\x18\x08 \x01(\x08\"h\n\x03\x42\x61n\x12\x10\n\x08until_ms\x18\x01 \x01(\x03\x12\r\n\x05scope\x18\x02 \x03(\t\x12\r\n\x05level\x18\x03 \x01(\r\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x12\n\nverdict_id\x18\x05 \x01(\t\x12\x0f\n\x07subject\x18\x06 \x01(\t\"N\n\x07Warning\x12\x10\n\x08until_ms\x18\x01 \x01(\x03\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x12\n\nverdict_id\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\"=\n\x11\x43heckBatchRequest\x12(\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x18.ratchet.v1.CheckRequest\"@\n\x12\x43heckBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.ratchet.v1.CheckResponse\"C\n\x15ReportOutcomesRequest\x12*\n\x07reports\x18\x01 \x03(\x0b\x32\x19.ratchet.v1.OutcomeReport\"\x91\x01\n\rOutcomeReport\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x11\n\tsecond_ms\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x0e\n\x06\x65rrors\x18\x04 \x01(\r\x12\x10\n\x08timeouts\x18\x05 \x01(\r\x12,\n\tlatencies\x18\x06 \x03(\x0b\x32\x19.ratchet.v1.LatencyBucket\"-\n\rLatencyBucket\x12\r\n\x05index\x18\x01 \x01(\x11\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\x18\n\x16ReportOutcomesResponse*X\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_ALLOW\x10\x01\x12\x10\n\x0cOUTCOME_DENY\x10\x02\x12\x0f\n\x0bOUTCOME_BAN\x10\x03*{\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\r\n\tREASON_OK\x10\x01\x12\x10\n\x0cREASON_LIMIT\x10\x02\x12\x11\n\rREASON_BANNED\x10\x03\x12\x14\n\x10REASON_THROTTLED\x10\x04\x12\x0f\n\x0bREASON_OPEN\x10\x05\x32\xee\x01\n\x08\x45nforcer\x12<\n\x05\x43heck\x12\x18.ratchet.v1.CheckRequest\x1a\x19.ratchet.v1.CheckResponse\x12K\n\nCheckBatch\x12\x1d.ratchet.v1.CheckBatchRequest\x1a\x1e.ratchet.v1.CheckBatchResponse\x12W\n\x0eReportOutcomes\x12!.ratchet.v1.ReportOutcomesRequest\x1a\".ratchet.v1.ReportOutcomesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19ratchet/v1/enforcer.proto\x12\nratchet.v1\"\xeb\x01\n\x0c\x43heckRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x11\n\x04\x63ost\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12<\n\nattributes\x18\x04 \x03(\x0b\x32(.ratchet.v1.CheckRequest.AttributesEntry\x12\x12\n\nsuppressed\x18\x05 \x01(\r\x12\x19\n\x11suppressed_limits\x18\x06 \x03(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05_cost\"\xd2\x02\n\rCheckResponse\x12$\n\x07outcome\x18\x01 \x01(\x0e\x32\x13.ratchet.v1.Outcome\x12\"\n\x06reason\x18\x02 \x01(\x0e\x32\x12.ratchet.v1.Reason\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x16\n\x0epolicy_version\x18\x04 \x01(\t\x12\'\n\x06limits\x18\x05 \x03(\x0b\x32\x17.ratchet.v1.LimitStatus\x12\x16\n\x0eretry_after_ms\x18\x06 \x01(\x03\x12\x1c\n\x03\x62\x61n\x18\x07 \x01(\x0b\x32\x0f.ratchet.v1.Ban\x12$\n\x07warning\x18\x08 \x01(\x0b\x32\x13.ratchet.v1.Warning\x12\x0e\n\x06shadow\x18\t \x01(\x08\x12\x10\n\x08\x64\x65graded\x18\n \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x0b \x01(\x08\x12\x18\n\x10\x66\x61\x63tor_per_mille\x18\x0c \x01(\r\"\xa1\x01\n\x0bLimitStatus\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x03 \x01(\x03\x12\x11\n\tremaining\x18\x04 \x01(\x03\x12\x16\n\x0eretry_after_ms\x18\x05 \x01(\x03\x12\x16\n\x0ereset_after_ms\x18\x06 \x01(\x03\x12\x0f\n\x07refused\x18\x07 \x01(\x08\x12\x0e\n\x06shadow\x18\x08 \x01(\x08\"h\n\x03\x42\x61n\x12\x10\n\x08until_ms\x18\x01 \x01(\x03\x12\r\n\x05scope\x18\x02 \x03(\t\x12\r\n\x05level\x18\x03 \x01(\r\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x12\n\nverdict_id\x18\x05 \x01(\t\x12\x0f\n\x07subject\x18\x06 \x01(\t\"N\n\x07Warning\x12\x10\n\x08until_ms\x18\x01 \x01(\x03\x12\x0c\n\x04rule\x18\x02 \x01(\t\x12\x12\n\nverdict_id\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\"=\n\x11\x43heckBatchRequest\x12(\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x18.ratchet.v1.CheckRequest\"@\n\x12\x43heckBatchResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.ratchet.v1.CheckResponse\"C\n\x15ReportOutcomesRequest\x12*\n\x07reports\x18\x01 \x03(\x0b\x32\x19.ratchet.v1.OutcomeReport\"\x91\x01\n\rOutcomeReport\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\t\x12\x11\n\tsecond_ms\x18\x02 \x01(\x03\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x0e\n\x06\x65rrors\x18\x04 \x01(\r\x12\x10\n\x08timeouts\x18\x05 \x01(\r\x12,\n\tlatencies\x18\x06 \x03(\x0b\x32\x19.ratchet.v1.LatencyBucket\"-\n\rLatencyBucket\x12\r\n\x05index\x18\x01 \x01(\x11\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\x18\n\x16ReportOutcomesResponse*X\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_ALLOW\x10\x01\x12\x10\n\x0cOUTCOME_DENY\x10\x02\x12\x0f\n\x0bOUTCOME_BAN\x10\x03*{\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\r\n\tREASON_OK\x10\x01\x12\x10\n\x0cREASON_LIMIT\x10\x02\x12\x11\n\rREASON_BANNED\x10\x03\x12\x14\n\x10REASON_THROTTLED\x10\x04\x12\x0f\n\x0bREASON_OPEN\x10\x05\x32\xee\x01\n\x08\x45nforcer\x12<\n\x05\x43heck\x12\x18.ratchet.v1.CheckRequest\x1a\x19.ratchet.v1.CheckResponse\x12K\n\nCheckBatch\x12\x1d.ratchet.v1.CheckBatchRequest\x1a\x1e.ratchet.v1.CheckBatchResponse\x12W\n\x0eReportOutcomes\x12!.ratchet.v1.ReportOutcomesRequest\x1a\".ratchet.v1.ReportOutcomesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,34 +33,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CHECKREQUEST_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_CHECKREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_OUTCOME']._serialized_start=1362
-  _globals['_OUTCOME']._serialized_end=1450
-  _globals['_REASON']._serialized_start=1452
-  _globals['_REASON']._serialized_end=1575
+  _globals['_OUTCOME']._serialized_start=1389
+  _globals['_OUTCOME']._serialized_end=1477
+  _globals['_REASON']._serialized_start=1479
+  _globals['_REASON']._serialized_end=1602
   _globals['_CHECKREQUEST']._serialized_start=42
-  _globals['_CHECKREQUEST']._serialized_end=250
-  _globals['_CHECKREQUEST_ATTRIBUTESENTRY']._serialized_start=192
-  _globals['_CHECKREQUEST_ATTRIBUTESENTRY']._serialized_end=241
-  _globals['_CHECKRESPONSE']._serialized_start=253
-  _globals['_CHECKRESPONSE']._serialized_end=591
-  _globals['_LIMITSTATUS']._serialized_start=594
-  _globals['_LIMITSTATUS']._serialized_end=755
-  _globals['_BAN']._serialized_start=757
-  _globals['_BAN']._serialized_end=861
-  _globals['_WARNING']._serialized_start=863
-  _globals['_WARNING']._serialized_end=941
-  _globals['_CHECKBATCHREQUEST']._serialized_start=943
-  _globals['_CHECKBATCHREQUEST']._serialized_end=1004
-  _globals['_CHECKBATCHRESPONSE']._serialized_start=1006
-  _globals['_CHECKBATCHRESPONSE']._serialized_end=1070
-  _globals['_REPORTOUTCOMESREQUEST']._serialized_start=1072
-  _globals['_REPORTOUTCOMESREQUEST']._serialized_end=1139
-  _globals['_OUTCOMEREPORT']._serialized_start=1142
-  _globals['_OUTCOMEREPORT']._serialized_end=1287
-  _globals['_LATENCYBUCKET']._serialized_start=1289
-  _globals['_LATENCYBUCKET']._serialized_end=1334
-  _globals['_REPORTOUTCOMESRESPONSE']._serialized_start=1336
-  _globals['_REPORTOUTCOMESRESPONSE']._serialized_end=1360
-  _globals['_ENFORCER']._serialized_start=1578
-  _globals['_ENFORCER']._serialized_end=1816
+  _globals['_CHECKREQUEST']._serialized_end=277
+  _globals['_CHECKREQUEST_ATTRIBUTESENTRY']._serialized_start=219
+  _globals['_CHECKREQUEST_ATTRIBUTESENTRY']._serialized_end=268
+  _globals['_CHECKRESPONSE']._serialized_start=280
+  _globals['_CHECKRESPONSE']._serialized_end=618
+  _globals['_LIMITSTATUS']._serialized_start=621
+  _globals['_LIMITSTATUS']._serialized_end=782
+  _globals['_BAN']._serialized_start=784
+  _globals['_BAN']._serialized_end=888
+  _globals['_WARNING']._serialized_start=890
+  _globals['_WARNING']._serialized_end=968
+  _globals['_CHECKBATCHREQUEST']._serialized_start=970
+  _globals['_CHECKBATCHREQUEST']._serialized_end=1031
+  _globals['_CHECKBATCHRESPONSE']._serialized_start=1033
+  _globals['_CHECKBATCHRESPONSE']._serialized_end=1097
+  _globals['_REPORTOUTCOMESREQUEST']._serialized_start=1099
+  _globals['_REPORTOUTCOMESREQUEST']._serialized_end=1166
+  _globals['_OUTCOMEREPORT']._serialized_start=1169
+  _globals['_OUTCOMEREPORT']._serialized_end=1314
+  _globals['_LATENCYBUCKET']._serialized_start=1316
+  _globals['_LATENCYBUCKET']._serialized_end=1361
+  _globals['_REPORTOUTCOMESRESPONSE']._serialized_start=1363
+  _globals['_REPORTOUTCOMESRESPONSE']._serialized_end=1387
+  _globals['_ENFORCER']._serialized_start=1605
+  _globals['_ENFORCER']._serialized_end=1843
 # @@protoc_insertion_point(module_scope)

@@ -110,6 +110,7 @@ class CheckRequest(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     SUPPRESSED_FIELD_NUMBER: _builtins.int
+    SUPPRESSED_LIMITS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """Who asks; 1 to 1,024 bytes. The subject kind `user`."""
     action: _builtins.str
@@ -119,11 +120,19 @@ class CheckRequest(_message.Message):
     Above the smallest capacity of the limits that apply: INVALID_ARGUMENT.
     """
     suppressed: _builtins.int
-    """How many checks of this user and action the client itself answered DENY from its memory since its last call."""
+    """How many checks of this user, action and attributes the client itself answered DENY from its memory since its last call;
+    up to 1,000,000. They are emitted with this check and counted as denials, whatever becomes of it.
+    """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Further facts about the request: up to 16, keys of 1 to 64 bytes `[a-z0-9_]`, values up to 1,024 bytes.
         Those that policies.yaml declares as subjects (`ip`, ...) are limited and banned by.
+        """
+
+    @_builtins.property
+    def suppressed_limits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The limits that had refused them, as `policy:name` of the answer that the client remembered; up to 32. Without them they are
+        counted only where this check is refused too.
         """
 
     def __init__(
@@ -134,10 +143,11 @@ class CheckRequest(_message.Message):
         cost: _builtins.int | None = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         suppressed: _builtins.int = ...,
+        suppressed_limits: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "cost", b"cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "action", b"action", "attributes", b"attributes", "cost", b"cost", "suppressed", b"suppressed", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "action", b"action", "attributes", b"attributes", "cost", b"cost", "suppressed", b"suppressed", "suppressed_limits", b"suppressed_limits", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
     _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
@@ -376,7 +386,7 @@ class ReportOutcomesRequest(_message.Message):
     REPORTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutcomeReport]:
-        """Up to 256, each of one action and one second."""
+        """1 to 256, each of one action and one second."""
 
     def __init__(
         self,
@@ -403,9 +413,9 @@ class OutcomeReport(_message.Message):
     LATENCIES_FIELD_NUMBER: _builtins.int
     action: _builtins.str
     second_ms: _builtins.int
-    """Start of the second that is reported."""
+    """Start of the second that is reported, on the client's clock: at most 10 s old and 2 s ahead on the enforcer's."""
     count: _builtins.int
-    """Requests that ended in that second, cancelled ones not counted."""
+    """Requests that ended in that second, at least one; cancelled ones not counted."""
     errors: _builtins.int
     """Of these: failed by the backend's fault (5xx)."""
     timeouts: _builtins.int
@@ -413,7 +423,7 @@ class OutcomeReport(_message.Message):
     @_builtins.property
     def latencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___LatencyBucket]:
         """Latencies as a DDSketch of relative accuracy 1 %: bucket index i holds latencies in (1.0202^(i-1), 1.0202^i] microseconds.
-        (Masson, Rim, Lee: DDSketch, VLDB 2019.)
+        Index 0 to 1275; the counts add up to `count`. (Masson, Rim, Lee: DDSketch, VLDB 2019.)
         """
 
     def __init__(

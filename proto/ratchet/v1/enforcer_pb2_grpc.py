@@ -73,6 +73,8 @@ class EnforcerServicer:
 
     def ReportOutcomes(self, request, context):
         """Reports how the backend fared, pre-aggregated by the client. Feeds the adaptive throttle, never a ban.
+        Taken whole or not at all. Not idempotent: a repeated call counts again.
+        Errors: INVALID_ARGUMENT names the index of the first bad report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

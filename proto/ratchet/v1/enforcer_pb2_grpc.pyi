@@ -45,7 +45,10 @@ class EnforcerStub:
     Errors: INVALID_ARGUMENT names the index of the first bad check; then none of the checks was made.
     """
     ReportOutcomes: _grpc.UnaryUnaryMultiCallable[_enforcer_pb2.ReportOutcomesRequest, _enforcer_pb2.ReportOutcomesResponse]
-    """Reports how the backend fared, pre-aggregated by the client. Feeds the adaptive throttle, never a ban."""
+    """Reports how the backend fared, pre-aggregated by the client. Feeds the adaptive throttle, never a ban.
+    Taken whole or not at all. Not idempotent: a repeated call counts again.
+    Errors: INVALID_ARGUMENT names the index of the first bad report.
+    """
 
 @_typing.type_check_only
 class EnforcerAsyncStub(EnforcerStub):
@@ -60,7 +63,10 @@ class EnforcerAsyncStub(EnforcerStub):
     Errors: INVALID_ARGUMENT names the index of the first bad check; then none of the checks was made.
     """
     ReportOutcomes: _aio.UnaryUnaryMultiCallable[_enforcer_pb2.ReportOutcomesRequest, _enforcer_pb2.ReportOutcomesResponse]  # type: ignore[assignment]
-    """Reports how the backend fared, pre-aggregated by the client. Feeds the adaptive throttle, never a ban."""
+    """Reports how the backend fared, pre-aggregated by the client. Feeds the adaptive throttle, never a ban.
+    Taken whole or not at all. Not idempotent: a repeated call counts again.
+    Errors: INVALID_ARGUMENT names the index of the first bad report.
+    """
 
 class EnforcerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -90,6 +96,9 @@ class EnforcerServicer(metaclass=_abc_1.ABCMeta):
         request: _enforcer_pb2.ReportOutcomesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_enforcer_pb2.ReportOutcomesResponse, _abc.Awaitable[_enforcer_pb2.ReportOutcomesResponse]]:
-        """Reports how the backend fared, pre-aggregated by the client. Feeds the adaptive throttle, never a ban."""
+        """Reports how the backend fared, pre-aggregated by the client. Feeds the adaptive throttle, never a ban.
+        Taken whole or not at all. Not idempotent: a repeated call counts again.
+        Errors: INVALID_ARGUMENT names the index of the first bad report.
+        """
 
 def add_EnforcerServicer_to_server(servicer: EnforcerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from ratchet.envoy import descriptor_pb2, rls_pb2
 from ratchet.v1 import enforcer_pb2
 from tests.integration.enforcer.enforcer_under_test import EnforcerProcess, run_enforcer
 
+LATENCY = enforcer_pb2.LatencyBucket(index=460, count=1)
 OK, OVER_LIMIT = rls_pb2.RateLimitResponse.OK, rls_pb2.RateLimitResponse.OVER_LIMIT
 
 
@@ -133,9 +135,16 @@ def test_content_out_of_bounds_is_an_invalid_argument(
     assert refuse(enforcer.stub.Check, request) == (grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
-def test_outcomes_are_not_taken(enforcer: EnforcerProcess) -> None:
-    code, message = refuse(enforcer.stub.ReportOutcomes, enforcer_pb2.ReportOutcomesRequest())
-    assert (code, message) == (grpc.StatusCode.UNIMPLEMENTED, "this enforcer does not take outcomes")
+def test_a_bad_report_is_an_invalid_argument_that_names_it(enforcer: EnforcerProcess) -> None:
+    second_ms = time.time_ns() // 1_000_000_000 * 1000
+    good = enforcer_pb2.OutcomeReport(action="x", second_ms=second_ms, count=1, latencies=[LATENCY])
+    bad = enforcer_pb2.OutcomeReport(action="x", second_ms=second_ms, count=2, latencies=[LATENCY])
+    request = enforcer_pb2.ReportOutcomesRequest(reports=[good, bad])
+    expected = (grpc.StatusCode.INVALID_ARGUMENT, "reports[1]: latencies hold 1 requests, count says 2")
+    assert refuse(enforcer.stub.ReportOutcomes, request) == expected
+    request = enforcer_pb2.ReportOutcomesRequest()
+    expected = (grpc.StatusCode.INVALID_ARGUMENT, "reports has 0 entries; 1 to 256 are allowed")
+    assert refuse(enforcer.stub.ReportOutcomes, request) == expected
 
 
 def test_envoy_gets_a_status_for_each_descriptor_in_order(enforcer: EnforcerProcess, user: str) -> None:

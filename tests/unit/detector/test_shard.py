@@ -101,7 +101,7 @@ def test_missing_records_are_counted_once_by_records_and_by_heartbeats() -> None
 
 def test_record_of_another_topic_is_refused() -> None:
     with pytest.raises(TypeError, match="no record of topic denials"):
-        weigh(make_shard(), 0, OutcomeEvent(source="s", action="a", second_ms=0, count=1))
+        weigh(make_shard(), 0, OutcomeEvent(source="s", n=1, action="a", second_ms=0, count=1))
 
 
 def test_drain_gives_each_change_once() -> None:

@@ -48,9 +48,14 @@ POLICIES_IN_FORCE = make_policies()
 
 
 def make_check(
-    user: str = "alice", action: str = "login", cost: int = 1, attributes: Mapping[str, str] | None = None, suppressed: int = 0
+    user: str = "alice",
+    action: str = "login",
+    cost: int = 1,
+    attributes: Mapping[str, str] | None = None,
+    suppressed: int = 0,
+    suppressed_limits: tuple[str, ...] = (),
 ) -> Check:
-    return validate_check(user, action, cost, attributes or {}, suppressed)
+    return validate_check(user, action, cost, attributes or {}, suppressed, suppressed_limits)
 
 
 def make_plan(
@@ -59,6 +64,9 @@ def make_plan(
     cost: int = 1,
     attributes: Mapping[str, str] | None = None,
     suppressed: int = 0,
+    suppressed_limits: tuple[str, ...] = (),
     policies: Policies | None = None,
 ) -> Plan:
-    return Planner(policies or POLICIES_IN_FORCE).plan(make_check(user, action, cost, attributes, suppressed))
+    return Planner(policies or POLICIES_IN_FORCE).plan(
+        make_check(user, action, cost, attributes, suppressed, suppressed_limits)
+    )

@@ -49,8 +49,23 @@ def test_content_out_of_bounds_is_refused_with_what_is_allowed(
 
 def test_everything_at_its_bound_is_allowed() -> None:
     attributes = {f"{'k' * 62}{i:02}": "v" * 1024 for i in range(16)}
-    check = validate_check("a" * 1024, "!" + "~" * 127, 0, attributes, 2**32 - 1)
-    assert check == Check("a" * 1024, "!" + "~" * 127, 0, attributes, 2**32 - 1)
+    labels = ("l" * 256,) * 32
+    check = validate_check("a" * 1024, "!" + "~" * 127, 0, attributes, 1_000_000, labels)
+    assert check == Check("a" * 1024, "!" + "~" * 127, 0, attributes, 1_000_000, labels)
+
+
+@pytest.mark.parametrize(
+    ("suppressed", "limits", "message"),
+    [
+        (1_000_001, (), "suppressed is 1000001; at most 1000000 are allowed"),
+        (1, ("x",) * 33, "suppressed_limits has 33 entries; at most 32 are allowed"),
+        (1, ("x" * 257,), f"suppressed_limits: '{'x' * 64}' has 257 characters; at most 256 are allowed"),
+    ],
+)
+def test_what_a_client_says_it_suppressed_is_bounded(suppressed: int, limits: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InvalidCheck) as refused:
+        validate_check("alice", "login", 1, {}, suppressed, limits)
+    assert str(refused.value) == message
 
 
 @pytest.mark.parametrize(

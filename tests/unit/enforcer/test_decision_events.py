@@ -65,6 +65,7 @@ def test_event_says_what_was_decided(decided: tuple[Plan, Decision], seq: int) -
         degraded=decision.is_degraded,
         cached=decision.is_cached,
         suppressed=plan.check.suppressed,
+        suppressed_limits=plan.check.suppressed_limits,
         cost=plan.check.cost,
         remaining=decision.remaining,
         retry_after_ms=decision.retry_after_ms,

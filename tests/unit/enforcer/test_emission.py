@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,14 +18,15 @@ from enforcer import emission
 from enforcer.decision import Ban, Decision
 from enforcer.emission import Emitter, join_ranges
 from enforcer.folding import Folder
+from enforcer.outcomes import Report
 from enforcer.producer import EmissionFailed, KafkaLog, Record
 from enforcer.spool import Spool, Spooled
 from tests.unit.enforcer.builders import make_plan
 from topics.audit import Audit
 from topics.codec import decode
-from topics.events import ClosedEvent, DecisionEvent, Event, FoldsEvent, GapEvent, HeartbeatEvent
+from topics.events import ClosedEvent, DecisionEvent, Event, FoldsEvent, GapEvent, HeartbeatEvent, LoadEvent, OutcomeEvent
 
-PARTITIONS = {"decisions": 3, "denials": 2}
+PARTITIONS = {"decisions": 3, "denials": 2, "outcomes": 2}
 ALLOW = Decision("allow", "ok", 1000)
 DENY = Decision("deny", "limit", 1000, refused_at_1=0b1)
 
@@ -113,7 +115,19 @@ async def test_every_offer_is_numbered_and_sent_and_the_source_closes(emitter: E
     assert [event.seq for _, event in log.events("decisions") if isinstance(event, ClosedEvent)] == [50] * 3
     assert len([event for _, event in log.events("denials") if isinstance(event, ClosedEvent)]) == 2
     assert (emitter.stats.offered, emitter.stats.acknowledged, emitter.stats.dropped, emitter.buffered) == (50, 50, 0, 0)
-    assert audit(log) == audit(log, "denials") == ["closed"]
+    assert audit(log) == audit(log, "denials") == audit(log, "outcomes") == ["closed"]
+
+
+async def test_what_backends_report_and_what_is_admitted_is_sent_numbered(emitter: Emitter, log: KeptLog) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    emitter.outcomes.add([Report("login", now_ms // 1000 * 1000, 1, 0, 0, ((460, 1),))], now_ms)
+    for decision in (ALLOW, DENY, ALLOW):
+        emitter.offer(make_plan(), decision)
+    await drain(emitter)
+    events = [event for _, event in log.events("outcomes")]
+    assert [(event.n, event.latencies) for event in events if isinstance(event, OutcomeEvent)] == [(1, {460: 1})]
+    assert [(event.n, event.admitted_tokens) for event in events if isinstance(event, LoadEvent)] == [(2, 2)]
+    assert audit(log, "outcomes") == ["closed"]
 
 
 async def test_records_of_one_subject_stay_in_one_partition_under_its_key(emitter: Emitter, log: KeptLog) -> None:
@@ -133,7 +147,7 @@ async def test_records_of_one_subject_stay_in_one_partition_under_its_key(emitte
 
 async def test_event_tells_the_whole_decision(emitter: Emitter, log: KeptLog) -> None:
     ban = Ban(61_000, 2, "brute_force", "v1", "user=alice", ("login",))
-    plan = make_plan(attributes={"ip": "203.0.113.7"}, cost=2, suppressed=3)
+    plan = make_plan(attributes={"ip": "203.0.113.7"}, cost=2, suppressed=3, suppressed_limits=("login:per_user",))
     emitter.offer(plan, Decision("ban", "banned", 1000, retry_after_ms=60_000, ban=ban, is_cached=True))
     await drain(emitter)
     (event,) = [event for _, event in log.events("decisions") if isinstance(event, DecisionEvent)]
@@ -150,6 +164,7 @@ async def test_event_tells_the_whole_decision(emitter: Emitter, log: KeptLog) ->
         reason="banned",
         cached=True,
         suppressed=3,
+        suppressed_limits=("login:per_user",),
         cost=2,
         retry_after_ms=60_000,
         ban_until_ms=61_000,

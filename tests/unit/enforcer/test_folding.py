@@ -76,6 +76,25 @@ def test_suppressed_denials_are_counted_with_the_refusal() -> None:
     assert fold((make_plan(suppressed=4), deny(0b1)), (make_plan(), deny(0b1))) == {"user=alice": ("per_user", 6)}
 
 
+NAMED = ("login:per_user", "login:gone")
+
+
+def test_suppressed_denials_of_named_limits_are_counted_although_the_check_is_allowed() -> None:
+    plan = make_plan(suppressed=4, suppressed_limits=NAMED, attributes=IP)
+    assert fold((plan, ALLOW)) == {"user=alice": ("per_user", 4)}
+
+
+def test_suppressed_denials_of_named_limits_are_counted_once_whatever_refuses_the_check() -> None:
+    plan = make_plan(suppressed=4, suppressed_limits=NAMED, attributes=IP)
+    assert fold((plan, deny(PER_USER))) == {"user=alice": ("per_user", 5)}
+    assert fold((plan, deny(PER_IP))) == {"user=alice": ("per_user", 4), "ip=203.0.113.7": ("per_ip", 1)}
+    assert fold((plan, deny(PER_USER, reason="throttled"))) == {"user=alice": ("per_user", 4)}
+
+
+def test_suppressed_denials_of_an_allowed_check_that_names_no_limits_count_for_nobody() -> None:
+    assert fold((make_plan(suppressed=4), ALLOW)) == {}
+
+
 def test_fold_spans_first_and_last_refusal_whatever_their_order() -> None:
     folder = Folder()
     for at_ms in (1200, 1000, 1900):

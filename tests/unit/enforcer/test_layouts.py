@@ -46,6 +46,7 @@ def checks(draw: st.DrawFn) -> bytes:
         action=draw(st.sampled_from(["login", "login", "shared", "", "other"])),
         attributes=draw(st.dictionaries(st.sampled_from(["ip", "agent", "Bad", "country"]), VALUES, max_size=3)),
         suppressed=draw(st.sampled_from([0, 0, 2])),
+        suppressed_limits=draw(st.sampled_from([(), (), ("login:per_user",)])),
     )
     cost = draw(st.sampled_from([None, None, 0, 3, 99]))
     if cost is not None:

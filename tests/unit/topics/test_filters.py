@@ -32,7 +32,7 @@ DECISION = DecisionEvent(
     reason="limit",
 )
 GAP = GapEvent(source="a", ranges=((1, 2),), at_ms=1, reason="buffer_full")
-OUTCOME = OutcomeEvent(source="a", action="login", second_ms=1000, count=1)
+OUTCOME = OutcomeEvent(source="a", n=1, action="login", second_ms=1000, count=1)
 
 
 def verdict(subject: str) -> VerdictEvent:

@@ -19,7 +19,7 @@ from topics.events import (
     SubjectEvent,
     VerdictEvent,
 )
-from topics.lines import Line, clean, estimate_us, format_span, format_time, say, say_tombstone, say_undecodable
+from topics.lines import Line, clean, format_span, format_time, say, say_tombstone, say_undecodable
 
 AT_MS = 1_795_516_862_123
 
@@ -119,12 +119,14 @@ def test_a_decision_says_what_whom_and_why(changes: dict[str, object], told: str
     [
         (GapEvent(source="a", ranges=((3, 5), (9, 9)), at_ms=AT_MS, reason="spool_full"), "gap a dropped 3-5, 9-9: spool_full"),
         (
-            OutcomeEvent(source="a", action="search", second_ms=AT_MS, count=3, errors=1, latencies={460: 9, 575: 1}),
+            OutcomeEvent(source="a", n=1, action="search", second_ms=AT_MS, count=3, errors=1, latencies={460: 9, 575: 1}),
             "search 3 calls, 1 errors, 0 timeouts, p90 9.79 ms (a)",
         ),
         (
-            LoadEvent(source="a", action="search", second_ms=AT_MS, admitted=3, active_subjects=2, refill_milli_per_s=1500),
-            "search 3 admitted; 2 active subjects, refill 1.5/s (a)",
+            LoadEvent(
+                source="a", n=1, action="search", second_ms=AT_MS, admitted_tokens=3, active_subjects=2, refill_milli_per_s=1500
+            ),
+            "search 3 tokens admitted; 2 active subjects, refill 1.5/s (a)",
         ),
         (
             DeadLetter(
@@ -189,12 +191,3 @@ def test_spans_are_told_in_a_unit_that_fits(span_ms: int, text: str) -> None:
 def test_an_instant_beyond_the_calendar_is_told_as_a_number() -> None:
     assert format_time(10**18) == "1000000000000000000ms"
     assert format_time(0) == "1970-01-01 00:00:00.000Z"
-
-
-def test_quantiles_are_within_one_per_cent() -> None:
-    latencies: dict[int, int] = {}
-    for us in range(1, 10_001):
-        index = next(index for index in range(500) if 1.0202**index >= us)
-        latencies[index] = latencies.get(index, 0) + 1
-    assert estimate_us(latencies, 0.9) == pytest.approx(9_000, rel=0.0101)
-    assert estimate_us({10**9: 1}, 0.5) == float("inf")

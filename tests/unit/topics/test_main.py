@@ -19,7 +19,7 @@ from topics.__main__ import main
         ("tail decisions --limit 0", "Invalid value for '--limit': "),
         ("tail decisions --colour red", "No such option: --colour"),
         ("tail", "Missing argument 'topic'"),
-        ("audit verdicts", "cannot audit 'verdicts': events are numbered in decisions and denials alone"),
+        ("audit verdicts", "cannot audit 'verdicts': events are numbered in decisions, denials and outcomes alone"),
         ("audit decisions --bootstrap nowhere", "'nowhere' is not host:port"),
         ("audit decisions --bootstrap a:1,b:70000", "'b:70000' is not host:port"),
         ("ensure --wait -1", "Invalid value for '--wait': "),

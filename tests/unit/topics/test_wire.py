@@ -48,7 +48,7 @@ FULL_FOLD = wire.Fold("ip=::/64", "login", "login", "per_ip", 3, 1, 2, 4, (2**48
 DECISION = wire.DecisionEvent("s", 1, 2, "a", "login", "login", "abc", "allow", "ok")
 FULL_DECISION = wire.DecisionEvent(
     *("s", 1, 2, "a\n🦊", "login", "login", "abc", "ban", "banned", 1, {"ip": "x"}, ("l:a",), ("l:b",), True, True),
-    *(5, 6, 7, 8, 9, 10, "v1"),
+    *(5, 6, 7, 8, 9, 10, "v1", ("l:a",)),
 )
 
 
@@ -63,6 +63,10 @@ FULL_DECISION = wire.DecisionEvent(
         ("denials", wire.FoldsEvent("s", 1, 5, [FOLD, FULL_FOLD])),
         ("denials", wire.HeartbeatEvent("s", 0, 5)),
         ("denials", wire.ClosedEvent("s", 3, 5)),
+        ("outcomes", wire.OutcomeEvent("s", 1, "login", 2000, 1)),
+        ("outcomes", wire.OutcomeEvent("s", 1, "login", 2000, 3, 1, 2, {0: 1, 460: 2})),
+        ("outcomes", wire.LoadEvent("s", 1, "login", 2000, 3, 2, 166)),
+        ("outcomes", wire.HeartbeatEvent("s", 0, 5)),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
