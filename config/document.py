@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
@@ -20,7 +20,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _UNITS_US = {"us": 1, "ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _DURATION = re.compile(r"(\d{1,9})(us|ms|s|m|h|d)")
-_WHOLE = re.compile(r"(\w+)(?:\[(\d+)\])?: ")
+_PLACE = re.compile(r"([\w.\[\]]+): ")
+_SCALARS = (str, int, float, type(None))
 _LARGEST_BYTES = 4 * 1024 * 1024
 
 
@@ -136,56 +137,91 @@ def _describe(error: ValidationError, root: yaml.Node | None, name: str, model: 
     for item in items:
         if any(len(other) > len(item["loc"]) and other[: len(item["loc"])] == item["loc"] for other in places):
             continue  # it only repeats that something inside is wrong
-        is_unknown = item["type"] == "extra_forbidden"  # then the last step is what the document says, whatever it looks like
-        last = len(item["loc"]) - 1
-        place = [
-            step
-            for position, step in enumerate(item["loc"])
-            if isinstance(step, (int, str)) and ((is_unknown and position == last) or not _is_model_step(step))
-        ]
+        place = _find_place(root, item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        whole = _WHOLE.match(message) if not place else None
-        if whole is not None:  # a check over the whole document names its place itself
-            place = [whole[1]] if whole[2] is None else [whole[1], int(whole[2])]
-            message = message[whole.end() :]
-        line, path = _locate(root, place)
-        if is_unknown:
+        if not place:  # a check over the whole document names its places itself, and has a line for each problem
+            problems += [_name_place(root, name, *_split_place(line)) for line in message.splitlines()]
+            continue
+        if item["type"] == "extra_forbidden":
             message = f"unknown key; allowed are: {', '.join(_allowed_keys(model, place[:-1])) or 'none'}"
         elif item["type"] == "missing":
             message = "is missing"
-        elif "input" in item and not isinstance(item["input"], (dict, list)) and repr(item["input"]) not in message:
+        elif isinstance(item["input"], _SCALARS) and repr(item["input"]) not in message:
             message = f"{message}, not {item['input']!r:.80}"
-        problems.append(f"{name}:{line}: {path or 'document'}: {message[0].lower()}{message[1:]}")
+        problems.append(_name_place(root, name, place, message))
     return problems
 
 
+def _name_place(root: yaml.Node | None, name: str, place: list[int | str], message: str) -> str:
+    line, path = _locate(root, place)
+    return f"{name}:{line}: {path or 'document'}: {message[0].lower()}{message[1:]}"
+
+
+def _split_place(problem: str) -> tuple[list[int | str], str]:
+    """Split ``policies[0].name: is wrong`` into the steps of the place and what is wrong there."""
+    found = _PLACE.match(problem)
+    if found is None:
+        return [], problem
+    steps = re.findall(r"\w+", found[1])
+    return [int(step) if step.isdigit() else step for step in steps], problem[found.end() :]
+
+
+def _find_place(root: yaml.Node | None, steps: Iterable[object]) -> list[int | str]:
+    """The steps that the document has, or should have; the others name models and validators."""
+    place: list[int | str] = []
+    for step in steps:
+        if isinstance(step, (int, str)) and (_find_child(_walk(root, place), step) is not None or not _is_model_step(step)):
+            place.append(step)
+    return place
+
+
 def _is_model_step(step: int | str) -> bool:
-    return isinstance(step, str) and (step.startswith(("function-", "tagged-union")) or step[:1].isupper())
+    return isinstance(step, str) and (step.startswith(("function-", "tagged-union", "[")) or step[:1].isupper())
+
+
+def _find_child(node: yaml.Node | None, step: int | str) -> tuple[int, yaml.Node] | None:
+    """Line and content of one entry."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(step):
+                return key.start_mark.line + 1, value
+    elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+        value = node.value[step]
+        return value.start_mark.line + 1, value
+    return None
+
+
+def _walk(root: yaml.Node | None, place: Iterable[int | str]) -> yaml.Node | None:
+    node = root
+    for step in place:
+        child = _find_child(node, step)
+        node = None if child is None else child[1]
+    return node
 
 
 def _locate(root: yaml.Node | None, place: list[int | str]) -> tuple[int, str]:
-    """Walk to the deepest node that exists on the way; its line, and the path as a person writes it."""
+    """The line of the deepest entry that exists on the way, and the path as a person writes it."""
     node, line, path = root, 1, ""
     for step in place:
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(step):
-                    line, node = key.start_mark.line + 1, value
-                    break
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-            line = node.start_mark.line + 1
+        child = _find_child(node, step)
+        if child is None:
+            node = None
+        else:
+            line, node = child
     return line, path
 
 
 def _allowed_keys(model: type[BaseModel], place: list[int | str]) -> list[str]:
     current: type[BaseModel] | None = model
+    is_key = False  # of a mapping whose keys the document chooses
     for step in place:
-        if isinstance(step, int):
+        if isinstance(step, int) or is_key:
+            is_key = False
             continue
         field = current.model_fields.get(step) if current else None
         current = _find_model(field.annotation) if field else None
+        is_key = field is not None and get_origin(field.annotation) is dict
     return list(current.model_fields) if current else []
 
 

@@ -1,12 +1,14 @@
-"""Command line: ``python -m enforcer run`` and ``python -m enforcer check-config``."""
+"""Command line: ``python -m enforcer run``, ``check-config`` and ``schema``."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +23,8 @@ from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
 from enforcer.folding import Folder
 from enforcer.planner import Planner
-from enforcer.policy import Policies, PoliciesDocument
+from enforcer.policy import Policies
+from enforcer.policy_document import PoliciesDocument, write_schema
 from enforcer.process import EXIT_BAD_CONFIG, EXIT_PORT_TAKEN, Address, serve
 from enforcer.producer import KafkaLog
 from enforcer.refusals import Refusals
@@ -95,7 +98,7 @@ def run(
     name, boot = f"{instance or socket.gethostname()[:40]}/{worker or 0}", secrets.token_hex(4)
     source = f"{name}/{boot}"
     decider = Decider(
-        Planner(compiled),
+        Planner(compiled, _read_clock_ms),
         RedisStore(redis, redis_timeout_ms / 1000),
         Refusals(),
         Fallback(compiled.expected_enforcers * workers),
@@ -105,6 +108,10 @@ def run(
     )
     address = Address(host, port, metrics_port + (worker or 0) if metrics_port else 0, is_shared=worker is not None)
     raise typer.Exit(uvloop.run(serve(decider, access, address, transport, drain_ms / 1000)))
+
+
+def _read_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _open_spool(root: Path | None, name: str, boot: str, megabytes: int) -> Spool | None:
@@ -141,6 +148,12 @@ def check_config(file: Annotated[Path, typer.Argument(help="Policies document.")
     policies = list(compiled)
     limits = sum(len(policy.limits) for policy in policies)
     typer.echo(f"{file}: version {compiled.version}: {len(policies)} policies, {limits} limits in force")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the policies document, for editors."""
+    typer.echo(json.dumps(write_schema(), indent=2))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from functools import lru_cache
 
 import msgspec
 
+from lua.keys import name_subject
+
 LARGEST_TEXT_BYTES = 1024
 LARGEST_ACTION_BYTES = 128
 MOST_ATTRIBUTES = 16
@@ -105,3 +107,8 @@ def canonicalize_ip(value: str) -> str:
             return str(address.ipv4_mapped)
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
+
+
+def name_attribute(kind: str, value: str) -> str:
+    """Name what an attribute says: ``kind=value``, addresses in their one way of writing."""
+    return name_subject(kind, canonicalize_ip(value) if kind == "ip" else value)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from enforcer.decision import Decision, Reading, decide
+from enforcer.decision import Decision, Reading, decide, refuse_incomplete
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
 from enforcer.plan import Plan
@@ -37,6 +37,9 @@ class Decider:
 
     def submit(self, plan: Plan, answer: Answer) -> None:
         """Decide one plan; ``answer`` is called once, on the loop, before this returns or later. It must not raise."""
+        if plan.template.is_incomplete:
+            self._finish(plan, answer, refuse_incomplete(plan, time.time_ns() // 1000))
+            return
         reading = self.refusals.find(plan, time.monotonic())
         if reading is not None:
             self._finish(plan, answer, reading)

@@ -55,6 +55,17 @@ class Reading(msgspec.Struct, frozen=True, gc=False):
     """When the call was sent, on this process's monotonic clock."""
 
 
+def refuse_incomplete(plan: Plan, now_us: int) -> Reading:
+    """The reading of a check that lacks a subject that is required: nothing is known of any bucket, and nobody is to blame.
+
+    Args:
+        plan: Of a template that is incomplete.
+        now_us: This process's clock, microseconds since the epoch.
+    """
+    count = len(plan.template.limits)
+    return Reading(now_us, Status.LIMIT, refused=(1 << count) - 1, levels=(-1,) * count)
+
+
 class LimitStatus(msgspec.Struct, frozen=True, gc=False):
     """One limit after one check."""
 

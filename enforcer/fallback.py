@@ -78,9 +78,9 @@ class Fallback:
         is_possible = all(
             cost <= limit.terms.capacity or limit.is_shadow for cost, limit in zip(costs, plan.limits, strict=True)
         )
-        if not terms or (is_possible and plan.template.policy.without_redis == "allow"):
+        if not terms or (is_possible and plan.template.without_redis == "allow"):
             return Reading(now_us, Status.ALLOW, levels=full, is_degraded=True)
-        if plan.template.policy.without_redis == "deny" and not is_refund:
+        if plan.template.without_redis == "deny" and not is_refund:
             mask = sum(1 << i for i, limit in enumerate(plan.limits) if not limit.is_shadow)
             return Reading(now_us, Status.LIMIT, refused=mask, levels=(0,) * len(terms), is_degraded=True)
         stored, taken = take(

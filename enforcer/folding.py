@@ -134,7 +134,8 @@ def _blame(template: Template, refused_at_1: int) -> tuple[tuple[int, Limit], ..
     for i, limit in enumerate(template.limits):
         if refused_at_1 >> i & 1 and not limit.is_shadow:
             for slot in template.buckets[i].slots:
-                blamed.setdefault(slot, limit)
+                if slot < len(template.kinds):  # the others are attributes: nobody
+                    blamed.setdefault(slot, limit)
     return tuple(sorted(blamed.items(), key=lambda item: item[0]))
 
 

@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 
 from config.document import Loaded, parse_document
 from enforcer.bucket import UNREGISTERED, Generation
-from enforcer.policy import Policies, PoliciesDocument
+from enforcer.policy import Policies
+from enforcer.policy_document import PoliciesDocument
 from enforcer.redis_script import call_redis, run_script
 from lua.keys import CHANGES_CHANNEL, ENFORCERS, FACTORS, OVERRIDES_REVISION, POLICIES, POLICIES_FILES, name_request
 from lua.scripts import POLL, REGISTER_POLICIES

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from enforcer.check import Check
-from enforcer.plan import Plan, Template, build_plan, name_attribute
+from enforcer.check import Check, name_attribute
+from enforcer.plan import Plan, Template, build_plan
 from lua.keys import name_subject
 
 MOST_LAYOUTS = 4096
@@ -45,6 +45,8 @@ class Layout(NamedTuple):
     """Name of each attribute, and which value it is."""
     subjects: tuple[tuple[str, int], ...]
     """Kind of each subject in the order of the slots, and which value it is."""
+    others: tuple[tuple[str, int], ...]
+    """The same of the further attributes that keys are made of."""
     template: Template
     cost: int
 
@@ -95,7 +97,7 @@ class Layouts:
 
 
 def _apply(layout: Layout, payload: bytes) -> Plan:
-    _, spans, user, attributes, subjects, template, cost = layout
+    _, spans, user, attributes, subjects, others, template, cost = layout
     if len(spans) == 1 and user == 0:
         text = payload[spans[0][0] : spans[0][1]].decode()
         return build_plan(Check(text, template.action, cost, {}), template, (name_subject("user", text),))
@@ -109,23 +111,26 @@ def _apply(layout: Layout, payload: bytes) -> Plan:
     named = [
         name_subject(kind, values[place]) if kind == "user" else name_attribute(kind, values[place]) for kind, place in subjects
     ]
-    return build_plan(check, template, named)
+    further = [name_attribute(kind, values[place]) for kind, place in others] if others else ()
+    return build_plan(check, template, named, further)
 
 
 def _find_layout(payload: bytes, names: Sequence[Name], plan: Plan) -> Layout | None:
     """Find what is constant; None where the plan depends on more than each value by itself."""
     places = {name: place for place, (name, _, _) in enumerate(names)}
     check, template = plan.check, plan.template
+    kinds = (*template.kinds, *template.attributes)
     if (
         len(payload) > LONGEST_REQUEST_BYTES
         or len(places) != len(names)
         or plan.costs
         or check.suppressed
+        or template.varies
         or any(not 1 <= end - start <= LONGEST_VALUE_BYTES for _, start, end in names)
         or places.keys() - {"user"} != check.attributes.keys()
         or ("user" in places) != bool(check.user_id)
-        or len(set(template.kinds)) != len(template.kinds)
-        or not places.keys() >= set(template.kinds)
+        or len(set(kinds)) != len(kinds)
+        or not places.keys() >= set(kinds)
     ):
         return None
     constants, last = [], 0
@@ -140,6 +145,7 @@ def _find_layout(payload: bytes, names: Sequence[Name], plan: Plan) -> Layout | 
         places.get("user", -1),
         tuple((name, place) for name, place in places.items() if name != "user"),
         tuple((kind, places[kind]) for kind in template.kinds),
+        tuple((kind, places[kind]) for kind in template.attributes),
         template,
         check.cost,
     )

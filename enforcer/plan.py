@@ -7,17 +7,18 @@ template; planning one check is then a matter of joining strings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import msgspec
 
-from enforcer.check import Check, canonicalize_ip
-from enforcer.policy import Limit, Policies, Policy
+from enforcer.check import Check
+from enforcer.policy import Limit, Policies, Policy, find_strictest
+from enforcer.policy_document import WithoutRedis
 from lua.keys import join_subjects, name_abuse, name_bucket, name_subject
 
 Descriptor = tuple[tuple[str, int], ...]
-"""What one descriptor names: kind, and the slot of the name among the subjects of the check."""
+"""What one descriptor names: kind, and the slot of the name. Subjects have the first slots, further attributes the last."""
 
 
 class KeyForm(NamedTuple):
@@ -33,6 +34,7 @@ class Template:
 
     action: str
     policy: Policy
+    """The policy that matched; of the limits, some may be of policies that apply on top of it."""
     version: str
     kinds: tuple[str, ...]
     """Kind of the subject in each slot."""
@@ -40,9 +42,16 @@ class Template:
     positions: tuple[tuple[int, ...], ...]
     """For each descriptor, the positions of the limits that apply to it."""
     smallest_capacity: int
-    """Of the limits that are enforced: no check of a higher cost could ever pass."""
+    """Of the limits that are enforced: no check of a higher cost could ever pass. Below 0: none of any cost could."""
     buckets: tuple[KeyForm, ...]
     """The bucket key of each limit."""
+    without_redis: WithoutRedis
+    attributes: tuple[str, ...] = ()
+    """Kind of the further attribute in each slot after the subjects."""
+    varies: bool = False
+    """Which forms of its limits apply depends on more than the kinds that are named: the tier, or who it is."""
+    is_incomplete: bool = False
+    """A subject that is required is absent: the check is refused. The limits are those that require it, without buckets."""
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
@@ -74,65 +83,82 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
 
 
 def compile_template(policies: Policies, action: str, descriptors: Sequence[Descriptor]) -> Template:
-    """Find which limits apply to checks of this form.
+    """Find which limits apply to checks of this form, each in the form that those of no tier have.
 
     A limit applies to a descriptor that names every kind of its ``per``; one that is ``per: []`` applies to all. A limit and
     its bucket that two descriptors share is taken from once.
     """
-    policy = policies.match(action)
+    applying = policies.match_all(action)
     kinds: dict[int, str] = {}
-    places: dict[tuple[str, tuple[int, ...]], int] = {}
-    limits: list[Limit] = []
-    buckets: list[KeyForm] = []
+    places: dict[tuple[Limit, tuple[int, ...]], int] = {}
     positions = []
     for descriptor in descriptors:
         slots = dict(descriptor)
         kinds.update((slot, kind) for kind, slot in descriptor)
         mine = []
-        for limit in policy.limits:
+        for limit in (limit for policy in applying for limit in policy.limits):
             if any(kind not in slots and kind != "action" for kind in limit.per):
                 continue
             named = tuple(slots[kind] for kind in limit.per if kind != "action")
-            place = places.setdefault((limit.name, named), len(limits))
-            if place == len(limits):
-                limits.append(limit)
-                buckets.append(_form_key(limit, action, named))
-            mine.append(place)
+            mine.append(places.setdefault((limit, named), len(places)))
         positions.append(tuple(mine))
+    named_kinds = [kinds[slot] for slot in sorted(kinds)]
+    found = {limit for limit, _ in places}
+    absent = tuple(limit for policy in applying for limit in policy.limits if limit.is_required and limit not in found)
+    limits = absent or tuple(limit for limit, _ in places)
     return Template(
         action,
-        policy,
+        applying[-1],
         policies.version,
-        tuple(kinds[slot] for slot in sorted(kinds)),
-        tuple(limits),
-        tuple(positions),
-        min((limit.terms.capacity for limit in limits if not limit.is_shadow), default=2**63),
-        tuple(buckets),
+        tuple(kind for kind in named_kinds if kind in policies.subjects),
+        limits,
+        (tuple(range(len(absent))),) * len(descriptors) if absent else tuple(positions),
+        -1 if absent else find_smallest_capacity(limits),
+        () if absent else tuple(_form_key(limit, action, named) for limit, named in places),
+        find_strictest(applying),
+        tuple(kind for kind in named_kinds if kind not in policies.subjects),
+        varies=not absent and any(limit.varies for limit in limits),
+        is_incomplete=bool(absent),
     )
+
+
+def vary_template(template: Template, limits: tuple[Limit, ...]) -> Template:
+    """The same template with other forms of its limits, in their order."""
+    return replace(
+        template,
+        limits=limits,
+        smallest_capacity=find_smallest_capacity(limits),
+        buckets=tuple(
+            _form_key(limit, template.action, form.slots) for limit, form in zip(limits, template.buckets, strict=True)
+        ),
+        varies=True,
+    )
+
+
+def find_smallest_capacity(limits: Sequence[Limit]) -> int:
+    """What no cost may be above, if it is ever to pass."""
+    return min((limit.terms.capacity for limit in limits if not limit.is_shadow), default=2**63)
 
 
 def _form_key(limit: Limit, action: str, slots: tuple[int, ...]) -> KeyForm:
     mark = "\0"  # stands for a name; no name holds it
     parts = [name_subject("action", action) if kind == "action" else mark for kind in limit.per]
-    return KeyForm(tuple(name_bucket(join_subjects(parts), limit.policy, limit.name).split(mark)), slots)
+    key = name_bucket(join_subjects(parts), limit.policy, limit.name, limit.tier, is_shadow=limit.is_shadow)
+    return KeyForm(tuple(key.split(mark)), slots)
 
 
 _ABUSE_HEAD, _ABUSE_TAIL = name_abuse("\0").split("\0")
 
 
-def build_plan(check: Check, template: Template, subjects: Sequence[str]) -> Plan:
-    """Join the names of one check's subjects, in the order of their slots, into keys."""
+def build_plan(check: Check, template: Template, subjects: Sequence[str], attributes: Sequence[str] = ()) -> Plan:
+    """Join the names of one check's subjects and further attributes, in the order of their slots, into keys."""
     keys = [f"{_ABUSE_HEAD}{subject}{_ABUSE_TAIL}" for subject in subjects]
+    known = [*subjects, *attributes] if attributes else subjects
     for texts, slots in template.buckets:
         if len(texts) == 2:
             head, tail = texts
-            keys.append(f"{head}{subjects[slots[0]]}{tail}")
+            keys.append(f"{head}{known[slots[0]]}{tail}")
         else:
-            names = [subjects[slot] for slot in slots]
+            names = [known[slot] for slot in slots]
             keys.append("".join([part for pair in zip(texts, [*names, ""], strict=True) for part in pair]))
     return Plan(check, template, tuple(subjects), tuple(keys))
-
-
-def name_attribute(kind: str, value: str) -> str:
-    """Name the subject that an attribute is."""
-    return name_subject(kind, canonicalize_ip(value) if kind == "ip" else value)

@@ -1,136 +1,36 @@
-"""Policies: the document that operators write, and what the decision path reads of it. Pure.
+"""Policies as the decision path reads them: compiled from the document, with terms in the script's own units. Pure.
 
-The document is checked whole; what is compiled from it holds only what a decision needs, with each limit's terms in the
-script's own units.
+What differs between checks of one action (their tier, whether a limit is enforced for their subject yet) is laid out here as
+forms of a limit; the planner picks.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from config.document import Loaded, parse_duration_us
+from config.document import Loaded
 from enforcer.bucket import Terms
+from enforcer.policy_document import Identity, LimitDocument, PoliciesDocument, PolicyDocument, WithoutRedis
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
-WithoutRedis = Literal["allow", "deny", "local"]
-
-_REFILL = re.compile(r"(\d{1,12})/(\d{1,9}(?:us|ms|s|m|h|d))")
-_ACTION_GLOB = re.compile(r"[!-~]{1,128}")
-_LIMITS_PER_POLICY = 16
-_STARS_PER_GLOB = 3
+_ALL_PERCENT = 100
+_STRICTEST_FIRST: tuple[WithoutRedis, ...] = ("deny", "local", "allow")
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class Override(NamedTuple):
+    """Other terms of one limit for one subject."""
+
+    terms: Terms
+    until_ms: int | None = None
+    """Milliseconds since the epoch; None: no end."""
 
 
-class LimitDocument(_Document):
-    """One bucket's terms."""
-
-    name: Name
-    per: tuple[Name, ...]
-    """Whose bucket: subject kinds, and `action` where a glob shall have a bucket for each action. Empty: one for all."""
-    capacity: Annotated[int, Field(ge=1, le=2**53 - 1, strict=True)]
-    """Most tokens: the burst."""
-    refill: str
-    """Tokens per time: `5/1m`."""
-    mode: Literal["enforce", "shadow", "off"] = "enforce"
-
-    @field_validator("refill")
-    @classmethod
-    def _parse(cls, value: str) -> str:
-        found = _REFILL.fullmatch(value)
-        if found is None or int(found[1]) == 0:
-            raise ValueError(f"{value!r} is not a refill; write tokens/time, as in 5/1m")
-        parse_duration_us(found[2])
-        return value
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        self.compile_terms()
-        return self
-
-    def compile_terms(self) -> Terms:
-        """Turn the terms into the script's units."""
-        tokens, period = self.refill.split("/")
-        return Terms.of(self.capacity, int(tokens), parse_duration_us(period))
-
-
-class MatchDocument(_Document):
-    """Which checks a policy is for."""
-
-    action: str
-    """An action, or a glob: `*` stands for any run of characters."""
-
-    @field_validator("action")
-    @classmethod
-    def _parse(cls, value: str) -> str:
-        if not _ACTION_GLOB.fullmatch(value):
-            raise ValueError(f"{value!r} is not an action or glob: 1 to 128 printable ASCII characters without spaces")
-        if value.count("*") > _STARS_PER_GLOB:
-            raise ValueError(f"{value!r} has more than {_STARS_PER_GLOB} stars")
-        return value
-
-
-class PolicyDocument(_Document):
-    """The limits for matching checks."""
-
-    name: Name
-    match: MatchDocument
-    limits: Annotated[tuple[LimitDocument, ...], Field(max_length=_LIMITS_PER_POLICY)]
-    """Widest first. A refused check takes no tokens from any of them. None: always allowed."""
-    without_redis: WithoutRedis = "local"
-    """What happens while Redis is away: `allow`, `deny`, or `local`: this process's share of the limits, in memory."""
-
-
-class PoliciesDocument(_Document):
-    """The whole of policies.yaml."""
-
-    version: Literal[1]
-    subjects: Annotated[tuple[Name, ...], Field(min_length=1, max_length=8)]
-    """Kinds that can be limited, folded and banned: `user` is the check's user_id, the others are attributes."""
-    foldable: Annotated[tuple[Name, ...], Field(max_length=8)] = ()
-    """Attributes that the detector's rules may match."""
-    expected_enforcers: Annotated[int, Field(ge=1, le=10_000)] = 2
-    """By how many processes a limit is shared while Redis is away."""
-    policies: Annotated[tuple[PolicyDocument, ...], Field(min_length=1, max_length=10_000)]
-
-    @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        if len(set(self.subjects)) != len(self.subjects):
-            raise ValueError("subjects: a kind stands twice")
-        if "action" in self.subjects:
-            raise ValueError("subjects: `action` is no subject; a limit may name it in `per`")
-        names: set[str] = set()
-        actions: set[str] = set()
-        for position, policy in enumerate(self.policies):
-            where = f"policies[{position}]: {policy.name}"
-            if policy.name in names:
-                raise ValueError(f"{where}: the name stands twice")
-            if policy.match.action in actions:
-                raise ValueError(f"{where}: the action {policy.match.action!r} is matched by an earlier policy")
-            names.add(policy.name)
-            actions.add(policy.match.action)
-            self._are_declared(policy, where)
-        if "*" not in actions:
-            raise ValueError('policies: the catch-all is missing: a policy with match: { action: "*" }')
-        return self
-
-    def _are_declared(self, policy: PolicyDocument, where: str) -> None:
-        limits = [limit.name for limit in policy.limits]
-        if len(set(limits)) != len(limits):
-            raise ValueError(f"{where}: a limit's name stands twice")
-        allowed = (*self.subjects, "action")
-        for limit in policy.limits:
-            for kind in limit.per:
-                if kind not in allowed:
-                    raise ValueError(f"{where}: limit {limit.name}: per: {kind!r} is not one of {', '.join(allowed)}")
+Overrides = Mapping[str, Mapping[tuple[str, str], Override]]
+"""By subject (``kind=value``), then by policy and limit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,11 +42,30 @@ class Limit:
     per: tuple[str, ...]
     terms: Terms
     is_shadow: bool
+    is_required: bool = False
+    """A check without a subject of ``per`` is refused."""
+    tier: str = ""
+    """Whose terms these are; empty: the limit's own."""
+    tiers: Mapping[str, Limit] = field(default_factory=dict)
+    """The same limit as other tiers have it."""
+    enforce_percent: int = _ALL_PERCENT
+    shadow: Limit | None = None
+    """The same limit in shadow mode, for those it is not enforced for; None: it is enforced for all."""
 
     @property
     def label(self) -> str:
         """``policy:limit``."""
         return f"{self.policy}:{self.name}"
+
+    @property
+    def varies(self) -> bool:
+        """Whether checks have it in different forms."""
+        return bool(self.tiers) or self.shadow is not None
+
+    def with_terms(self, terms: Terms, tier: str = "") -> Limit:
+        """The same limit on other terms, also in shadow mode."""
+        shadow = None if self.shadow is None else replace(self.shadow, terms=terms, tier=tier)
+        return replace(self, terms=terms, tier=tier, tiers={}, shadow=shadow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +73,52 @@ class Policy:
     """The limits for one match, those that are off left out."""
 
     name: str
+    action: str
+    """The action or glob that it is matched by."""
     limits: tuple[Limit, ...]
     without_redis: WithoutRedis
+    priority: int = 5
+    """1 to 10; 10 is throttled last."""
+    identity: Identity = "claimed"
+
+    @property
+    def matched_by(self) -> str:
+        """``exact``, ``glob PATTERN`` or ``catch-all``."""
+        return "catch-all" if self.action == "*" else f"glob {self.action}" if "*" in self.action else "exact"
+
+    @classmethod
+    def compile(cls, document: PolicyDocument, *, is_shadow: bool) -> Self:
+        """Compile one policy of a document that was found valid; ``is_shadow``: all of the document is."""
+        limits = tuple(_compile_limit(document.name, limit, is_shadow) for limit in document.limits if limit.mode != "off")
+        return cls(document.name, document.match.action, limits, document.without_redis, document.priority, document.identity)
+
+
+def _compile_limit(policy: str, document: LimitDocument, is_all_shadow: bool) -> Limit:
+    is_shadow = is_all_shadow or document.mode == "shadow" or document.enforce_percent == 0
+    is_partial = not is_shadow and document.enforce_percent < _ALL_PERCENT
+    limit = Limit(policy, document.name, document.per, document.compile_terms(), is_shadow)
+    if is_partial:
+        limit = replace(limit, enforce_percent=document.enforce_percent, shadow=replace(limit, is_shadow=True))
+    tiers = {tier: limit.with_terms(terms.compile_terms(), tier) for tier, terms in document.tiers.items()}
+    return replace(limit, is_required=document.required and not is_shadow and not is_partial, tiers=tiers)
+
+
+def is_enforced_for(limit: Limit, subject: str) -> bool:
+    """Whether a limit that is enforced for some is enforced for this subject.
+
+    Equal on every enforcer, and monotone: whom 10 % includes, 20 % includes too. Each limit has its own choice of subjects.
+
+    Args:
+        limit: ``enforce_percent`` is the share of subjects.
+        subject: The names in ``per``, joined.
+    """
+    digest = hashlib.blake2b(f"{limit.label} {subject}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) % _ALL_PERCENT < limit.enforce_percent
+
+
+def find_strictest(policies: tuple[Policy, ...]) -> WithoutRedis:
+    """What happens without Redis where several policies apply: ``deny`` before ``local`` before ``allow``."""
+    return min((policy.without_redis for policy in policies), key=_STRICTEST_FIRST.index)
 
 
 @dataclass(frozen=True)
@@ -164,11 +127,17 @@ class Policies:
 
     version: str
     subjects: tuple[str, ...]
+    attributes: tuple[str, ...]
+    """Attributes that limits may be ``per`` and that are no subjects."""
     foldable: tuple[str, ...]
+    tier: str
+    """The attribute whose value is the tier; empty for none."""
     expected_enforcers: int
     exact: dict[str, Policy]
     globs: tuple[tuple[re.Pattern[str], Policy], ...]
     catch_all: Policy
+    also: tuple[tuple[re.Pattern[str], Policy], ...]
+    overrides: Overrides
 
     @classmethod
     def compile(cls, loaded: Loaded[PoliciesDocument]) -> Self:
@@ -176,29 +145,36 @@ class Policies:
         document = loaded.model
         exact: dict[str, Policy] = {}
         globs: list[tuple[re.Pattern[str], Policy]] = []
+        also: list[tuple[re.Pattern[str], Policy]] = []
         catch_all = None
         for entry in document.policies:
-            limits = tuple(
-                Limit(entry.name, limit.name, limit.per, limit.compile_terms(), limit.mode == "shadow")
-                for limit in entry.limits
-                if limit.mode != "off"
-            )
-            policy = Policy(entry.name, limits, entry.without_redis)
-            if entry.match.action == "*":
+            policy = Policy.compile(entry, is_shadow=document.mode == "shadow")
+            if entry.also:
+                also.append((_compile_glob(policy.action), policy))
+            elif policy.action == "*":
                 catch_all = policy
-            elif "*" in entry.match.action:
-                pattern = ".*".join(re.escape(part) for part in entry.match.action.split("*"))
-                globs.append((re.compile(pattern + r"\Z"), policy))
+            elif "*" in policy.action:
+                globs.append((_compile_glob(policy.action), policy))
             else:
-                exact[entry.match.action] = policy
+                exact[policy.action] = policy
         assert catch_all is not None  # noqa: S101 the document was found valid
         return cls(
-            loaded.version, document.subjects, document.foldable, document.expected_enforcers, exact, tuple(globs), catch_all
+            loaded.version,
+            document.subjects,
+            document.attributes,
+            document.foldable,
+            document.tier.attribute if document.tier else "",
+            document.expected_enforcers,
+            exact,
+            tuple(globs),
+            catch_all,
+            tuple(also),
+            _compile_overrides(document),
         )
 
     @cached_property
     def attribute_kinds(self) -> tuple[str, ...]:
-        """The declared kinds that are attributes."""
+        """The subject kinds that are attributes."""
         return tuple(kind for kind in self.subjects if kind != "user")
 
     def match(self, action: str) -> Policy:
@@ -211,7 +187,25 @@ class Policies:
                 return candidate
         return self.catch_all
 
+    def match_all(self, action: str) -> tuple[Policy, ...]:
+        """Find all policies for one action, widest first: those that apply on top, then the one that matched."""
+        return (*[policy for pattern, policy in self.also if pattern.match(action)], self.match(action))
+
     def __iter__(self) -> Iterator[Policy]:
+        yield from (policy for _, policy in self.also)
         yield from self.exact.values()
         yield from (policy for _, policy in self.globs)
         yield self.catch_all
+
+
+def _compile_glob(glob: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(part) for part in glob.split("*")) + r"\Z")
+
+
+def _compile_overrides(document: PoliciesDocument) -> Overrides:
+    overrides: dict[str, dict[tuple[str, str], Override]] = {}
+    for entry in document.overrides:
+        until_ms = None if entry.until is None else int(entry.until.timestamp() * 1000)
+        terms = Override(entry.compile_terms(), until_ms)
+        overrides.setdefault(entry.subject.name, {})[entry.policy, entry.limit] = terms
+    return overrides

@@ -19,14 +19,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
 from enforcer.bucket import Terms
-from enforcer.check import LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check
+from enforcer.check import LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check, name_attribute
 from enforcer.decider import Decider
 from enforcer.decision import Decision, LimitStatus, Outcome
 from enforcer.layouts import Name, walk_fields
-from enforcer.plan import Descriptor, Plan, build_plan, name_attribute
+from enforcer.plan import Descriptor, Plan
 from enforcer.planner import Planner
 from enforcer.policy import Limit
-from lua.keys import name_subject
 from ratchet.envoy import core_pb2, rls_pb2, rls_pb2_grpc
 
 _KINDS = {"user_id": "user", "remote_address": "ip"}
@@ -65,10 +64,11 @@ class RateLimitService(rls_pb2_grpc.RateLimitServiceServicer):
 
 def plan_request(request: rls_pb2.RateLimitRequest, planner: Planner) -> Plan:
     """Plan one request of any content. A subject that several descriptors name is one subject."""
-    declared = planner.policies.subjects
+    declared, further = planner.policies.subjects, planner.policies.attributes
     user_id = ""
     attributes: dict[str, str] = {}
     slots: dict[tuple[str, str], int] = {}
+    others: dict[tuple[str, str], int] = {}
     descriptors: list[Descriptor] = []
     for descriptor in request.descriptors:
         named = []
@@ -87,11 +87,20 @@ def plan_request(request: rls_pb2.RateLimitRequest, planner: Planner) -> Plan:
                 if slot is None:
                     slot = slots[subject] = len(slots)
                 named.append((kind, slot))
+            elif kind in further:
+                named.append((kind, ~others.setdefault((kind, value), len(others))))
         descriptors.append(tuple(named))
-    action = _bound_action(request.domain)
-    subjects = [name_subject(kind, value) if kind == "user" else name_attribute(kind, value) for kind, value in slots]
-    check = Check(user_id, action, request.hits_addend or 1, attributes)
-    return build_plan(check, planner.find(action, tuple(descriptors)), subjects)
+    if others:  # their slots come after those of the subjects, which are only now known
+        descriptors = [
+            tuple((kind, slot if slot >= 0 else len(slots) + ~slot) for kind, slot in descriptor) for descriptor in descriptors
+        ]
+    check = Check(user_id, _bound_action(request.domain), request.hits_addend or 1, attributes)
+    return planner.build(
+        check,
+        tuple(descriptors),
+        [name_attribute(kind, value) for kind, value in slots],
+        [name_attribute(kind, value) for kind, value in others],
+    )
 
 
 def plan_payload(payload: bytes, planner: Planner) -> Plan:
@@ -101,7 +110,7 @@ def plan_payload(payload: bytes, planner: Planner) -> Plan:
         google.protobuf.message.DecodeError: These bytes are no such message.
     """
     plan = planner.requests.plan(payload)
-    if plan is None:
+    if plan is None or (planner.overrides and planner.is_overridden(plan)):
         plan = plan_request(rls_pb2.RateLimitRequest.FromString(payload), planner)
         planner.requests.learn(payload, _find_values(payload), plan)
     return plan
@@ -131,7 +140,7 @@ def write_rls_response(plan: Plan, decision: Decision) -> rls_pb2.RateLimitRespo
     by_position = {status.position: status for status in decision.limits}
     for positions in plan.template.positions:
         statuses = [by_position[position] for position in positions if position in by_position]
-        response.statuses.append(_write_status(statuses, is_banned=decision.outcome == "ban"))
+        response.statuses.append(_write_status(statuses, is_refused=decision.outcome == "ban" or plan.template.is_incomplete))
     if is_refused:
         wait_s = -(-decision.retry_after_ms // 1000)
         rule = "" if decision.ban is None else decision.ban.rule
@@ -148,10 +157,10 @@ def list_headers(outcome: Outcome, retry_after_s: int, rule: str) -> list[tuple[
     return [*headers, ("x-ratchet-rule", rule)] if rule else headers
 
 
-def _write_status(statuses: Sequence[LimitStatus], *, is_banned: bool) -> rls_pb2.RateLimitResponse.DescriptorStatus:
+def _write_status(statuses: Sequence[LimitStatus], *, is_refused: bool) -> rls_pb2.RateLimitResponse.DescriptorStatus:
     enforced = [status for status in statuses if not status.limit.is_shadow]
     if not enforced:
-        return rls_pb2.RateLimitResponse.DescriptorStatus(code=_OVER_LIMIT if is_banned else _OK)
+        return rls_pb2.RateLimitResponse.DescriptorStatus(code=_OVER_LIMIT if is_refused else _OK)
     tightest = min(enforced, key=lambda status: (not status.is_refused, status.remaining))
     return rls_pb2.RateLimitResponse.DescriptorStatus(
         code=_OVER_LIMIT if any(status.is_refused for status in enforced) else _OK,

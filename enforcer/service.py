@@ -123,7 +123,7 @@ def plan_check(payload: bytes, planner: Planner) -> Plan:
         google.protobuf.message.DecodeError: These bytes are no such message.
     """
     plan = planner.checks.plan(payload)
-    if plan is None:
+    if plan is None or (planner.overrides and planner.is_overridden(plan)):
         plan = planner.plan(read_check(enforcer_pb2.CheckRequest.FromString(payload)))
         planner.checks.learn(payload, _find_values(payload), plan)
     return plan

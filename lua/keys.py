@@ -67,9 +67,23 @@ def join_subjects(subjects: list[str]) -> str:
     return "&".join(subjects) if subjects else "global"
 
 
-def name_bucket(subject: str, policy: str, limit: str) -> str:
-    """Key of one bucket: ``rate_limit:{user=alice}:login:per_user``."""
-    return f"rate_limit:{{{subject}}}:{policy}:{limit}"
+def name_bucket(subject: str, policy: str, limit: str, tier: str = "", *, is_shadow: bool = False) -> str:
+    """Key of one bucket: ``rate_limit:{user=alice}:login:per_user``.
+
+    Each tier has a bucket of its own, ``...:per_user:tier=gold``, and so has a limit in shadow mode, ``...:per_user:shadow``:
+    what is only recorded never spends what is enforced, whichever way modes are changed.
+
+    Args:
+        subject: As ``join_subjects`` names it.
+        policy: Without colons, as all that follow.
+        limit: Its name.
+        tier: Whose terms are in force; empty for the limit's own.
+        is_shadow: The limit is in shadow mode for this subject.
+    """
+    key = f"rate_limit:{{{subject}}}:{policy}:{limit}"
+    if tier:
+        key += f":tier={tier}"
+    return f"{key}:shadow" if is_shadow else key
 
 
 def name_abuse(subject: str) -> str:

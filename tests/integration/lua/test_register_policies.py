@@ -14,7 +14,7 @@ from enforcer.generations import (
     register_file,
     restore_document,
 )
-from enforcer.policy import PoliciesDocument
+from enforcer.policy_document import PoliciesDocument
 from lua.keys import CHANGES_CHANNEL
 from tests.unit.enforcer.builders import POLICIES as DOCUMENT
 

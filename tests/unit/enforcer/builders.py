@@ -8,7 +8,8 @@ from config.document import parse_document
 from enforcer.check import Check, validate_check
 from enforcer.plan import Plan
 from enforcer.planner import Planner
-from enforcer.policy import Policies, PoliciesDocument
+from enforcer.policy import Policies
+from enforcer.policy_document import PoliciesDocument
 
 ODD_IDS = ["{}", "a:b", "a b", "🦊", "line\nbreak", "a}b{c", "%7B", "\x00", "é", "a" * 1024, "é" * 512]
 
@@ -38,6 +39,60 @@ policies:
       - { name: per_user, per: [user, action], capacity: 100, refill: 100/1s }
     without_redis: allow
 """
+
+EVERYTHING = """
+version: 1
+subjects: [user, ip]
+attributes: [country]
+tier: { attribute: plan }
+policies:
+  - name: everywhere
+    match: { action: "*" }
+    also: true
+    limits:
+      - { name: per_user, per: [user], capacity: 500, refill: 500/1h }
+  - name: logins
+    match: { action: log* }
+    also: true
+    limits:
+      - { name: per_country, per: [country, ip], capacity: 40, refill: 40/1m }
+  - name: login
+    match: { action: login }
+    limits:
+      - { name: per_ip, per: [ip], capacity: 30, refill: 30/1m, required: true }
+      - { name: per_user, per: [user], capacity: 5, refill: 5/1m, mode: shadow }
+    without_redis: deny
+    priority: 10
+    identity: authenticated
+  - name: search
+    match: { action: search* }
+    limits:
+      - name: per_user
+        per: [user, action]
+        capacity: 10
+        refill: 10/1m
+        enforce_percent: 50
+        tiers:
+          gold: { capacity: 100, refill: 100/1m }
+          PRO: { capacity: 1000, refill: 1000/1m }
+      - { name: "off", per: [user], capacity: 1, refill: 1/1h, mode: "off" }
+  - name: default
+    match: { action: "*" }
+    limits:
+      - { name: shared, per: [], capacity: 1000, refill: 1000/1s }
+      - { name: per_user, per: [user], capacity: 100, refill: 100/1s }
+    without_redis: allow
+overrides:
+  - { subject: { kind: user, value: partner }, policy: search, limit: per_user, capacity: 1000, refill: 1000/1s, reason: x }
+  - subject: { kind: ip, value: "2001:DB8::7" }
+    policy: login
+    limit: per_ip
+    capacity: 1
+    refill: 1/1h
+    until: 2027-01-15T08:00:00Z
+    reason: stuffing
+"""
+"""Every kind of thing that a document can say."""
 
 
 def make_policies(text: str = POLICIES) -> Policies:

@@ -31,3 +31,8 @@ def test_absent_policies_exit_with_2(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check-config", str(tmp_path / "absent.yaml")])
     assert result.exit_code == 2
     assert "cannot be read" in result.stderr
+
+
+def test_schema_is_printed_as_it_is_shipped() -> None:
+    result = CliRunner().invoke(app, ["schema"])
+    assert (result.exit_code, result.output) == (0, Path("config/policies.schema.json").read_text())

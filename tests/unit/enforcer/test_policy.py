@@ -1,26 +1,19 @@
-"""Policies: what is compiled, what matches, and every way to be wrong."""
+"""Policies: what is compiled, and what matches."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from config.document import DocumentError, parse_document, read_document
+from config.document import read_document
 from enforcer.bucket import Terms
-from enforcer.policy import Policies, PoliciesDocument
-from tests.unit.enforcer.builders import make_policies
+from enforcer.policy import Limit, Override, Policies, is_enforced_for
+from enforcer.policy_document import PoliciesDocument
+from tests.unit.enforcer.builders import EVERYTHING, make_policies
 
-BAD_POLICIES = sorted((Path(__file__).parent.parent / "config" / "bad_policies").glob("*.yaml"))
 SHIPPED = Path(__file__).parents[3] / "config" / "policies.yaml"
-
-
-@pytest.mark.parametrize("path", BAD_POLICIES, ids=lambda path: path.stem)
-def test_bad_document_is_refused_with_the_message_beside_it(path: Path) -> None:
-    expected = path.with_suffix(".txt").read_text().splitlines()
-    with pytest.raises(DocumentError) as refused:
-        parse_document(path.read_text(), PoliciesDocument, name=path.name)
-    assert list(refused.value.problems) == expected
 
 
 def test_shipped_policies_are_valid_and_hold_the_documented_limits() -> None:
@@ -72,3 +65,108 @@ def test_version_follows_the_text() -> None:
     one, other = make_policies(), make_policies(make_policies.__defaults__[0] + "# changed\n")  # type: ignore[index]
     assert len(one.version) == 12
     assert one.version == make_policies().version != other.version
+
+
+def find_limit(policies: Policies, action: str, name: str) -> Limit:
+    return next(limit for limit in policies.match(action).limits if limit.name == name)
+
+
+def test_policies_on_top_come_before_the_matched_one_in_the_order_of_the_document() -> None:
+    policies = make_policies(EVERYTHING)
+    assert [policy.name for policy in policies.match_all("login")] == ["everywhere", "logins", "login"]
+    assert [policy.name for policy in policies.match_all("search")] == ["everywhere", "search"]
+    assert policies.match("login").name == "login"
+    assert [policy.name for policy in policies] == ["everywhere", "logins", "login", "search", "default"]
+
+
+def test_policy_tells_what_it_was_matched_by() -> None:
+    policies = make_policies(EVERYTHING)
+    assert [policies.match(action).matched_by for action in ("login", "search/images", "else")] == [
+        "exact",
+        "glob search*",
+        "catch-all",
+    ]
+
+
+def test_priority_identity_and_behaviour_without_redis_are_carried() -> None:
+    login, search = (make_policies(EVERYTHING).match(action) for action in ("login", "search"))
+    assert (login.priority, login.identity, login.without_redis) == (10, "authenticated", "deny")
+    assert (search.priority, search.identity, search.without_redis) == (5, "claimed", "local")
+
+
+def test_tiers_are_forms_of_the_limit_and_keep_what_else_it_says() -> None:
+    limit = find_limit(make_policies(EVERYTHING), "search", "per_user")
+    assert limit.tiers.keys() == {"gold", "PRO"}
+    gold = limit.tiers["gold"]
+    assert (limit.terms, gold.terms) == (Terms.of(10, 10, 60_000_000), Terms.of(100, 100, 60_000_000))
+    assert (limit.tier, gold.tier, gold.label, gold.per, gold.tiers) == ("", "gold", limit.label, limit.per, {})
+    assert (limit.is_shadow, gold.is_shadow, gold.enforce_percent) == (False, False, limit.enforce_percent)
+    assert gold.shadow is not None
+    assert (gold.shadow.is_shadow, gold.shadow.terms, gold.shadow.tier) == (True, gold.terms, "gold")
+
+
+def test_limit_that_is_enforced_for_some_has_a_form_in_shadow_mode() -> None:
+    limit = find_limit(make_policies(EVERYTHING), "search", "per_user")
+    assert limit.shadow is not None
+    assert (limit.varies, limit.shadow.is_shadow, limit.shadow.terms) == (True, True, limit.terms)
+    plain = find_limit(make_policies(EVERYTHING), "else", "per_user")
+    assert (plain.varies, plain.shadow) == (False, None)
+
+
+def compile_percent(percent: int, mode: str = "enforce", *, required: bool = False) -> Limit:
+    text = (
+        "version: 1\nsubjects: [user]\npolicies:\n  - name: d\n    match: { action: '*' }\n    limits:\n"
+        f"      - {{ name: l, per: [user], capacity: 1, refill: 1/1s, mode: {mode}, enforce_percent: {percent},"
+        f" required: {str(required).lower()} }}\n"
+    )
+    return make_policies(text).catch_all.limits[0]
+
+
+def test_percent_of_0_and_100_vary_nothing() -> None:
+    assert [(compile_percent(p).is_shadow, compile_percent(p).varies) for p in (0, 1, 99, 100)] == [
+        (True, False),
+        (False, True),
+        (False, True),
+        (False, False),
+    ]
+    assert (compile_percent(50, "shadow").is_shadow, compile_percent(50, "shadow").varies) == (True, False)
+
+
+def test_limit_requires_its_subject_only_while_it_is_enforced_for_everybody() -> None:
+    assert compile_percent(100, required=True).is_required
+    assert not compile_percent(99, required=True).is_required
+    assert not compile_percent(100, "shadow", required=True).is_required
+
+
+def test_share_of_subjects_that_a_limit_is_enforced_for_is_as_written() -> None:
+    names = [f"user={number}" for number in range(5000)]
+    for percent in (1, 10, 50, 99):
+        share = sum(is_enforced_for(compile_percent(percent), name) for name in names) / len(names)
+        assert abs(share - percent / 100) < 0.03
+
+
+@given(st.text(max_size=40), st.integers(1, 99), st.integers(1, 99))
+def test_whom_a_limit_is_enforced_for_stays_so_at_a_higher_share(name: str, one: int, other: int) -> None:
+    low, high = (is_enforced_for(compile_percent(percent), name) for percent in sorted((one, other)))
+    assert high or not low
+
+
+def test_whom_a_limit_is_enforced_for_is_equal_on_every_enforcer() -> None:
+    """Pinned: another choice after an upgrade would enforce for other subjects while versions are mixed."""
+    limit = compile_percent(10)
+    assert [number for number in range(60) if is_enforced_for(limit, f"user={number}")] == [2, 5, 11, 16, 46, 47]
+
+
+def test_document_in_shadow_mode_refuses_nobody() -> None:
+    policies = make_policies("mode: shadow\n" + EVERYTHING)
+    limits = [limit for policy in policies for limit in policy.limits]
+    assert len(limits) == 7
+    assert all(limit.is_shadow and not limit.is_required and limit.shadow is None for limit in limits)
+    assert "off" not in [limit.name for limit in limits]
+
+
+def test_overrides_of_the_document_are_by_canonical_subject() -> None:
+    assert make_policies(EVERYTHING).overrides == {
+        "user=partner": {("search", "per_user"): Override(Terms.of(1000, 1000, 1_000_000))},
+        "ip=2001:db8::/64": {("login", "per_ip"): Override(Terms.of(1, 1, 3_600_000_000), 1_800_000_000_000)},
+    }
