@@ -16,7 +16,7 @@ from devstack.ports import LOOPBACK, PortChooser
 Part = Literal["redis", "kafka", "envoy"]
 T = TypeVar("T")
 
-CLUSTER_NODES = 3
+CLUSTER_MASTERS = 3
 REDIS_PORT, KAFKA_PORT, ENVOY_PORT, ENVOY_ADMIN_PORT = 6379, 9092, envoy_proxy.LISTENER[1], envoy_proxy.ADMIN[1]
 ENFORCER_PORTS = (50051, 50052)
 
@@ -36,6 +36,8 @@ class StackSpec(BaseModel):
     """Sentinels that replace a Redis that dies by its replica, as services ``redis-sentinel-1`` and so on."""
     cluster: bool = False
     """Three more Redis servers that form a cluster of masters, as services ``redis-cluster-1`` and so on."""
+    cluster_replicas: bool = False
+    """A replica for each of these masters, which takes its place when it dies, as services ``redis-cluster-4`` and so on."""
     enforcer_ports: tuple[int, int] = ENFORCER_PORTS
     """Loopback ports of the two enforcers that Envoy balances; they may start later."""
     default_ports: bool = False
@@ -47,6 +49,8 @@ class StackSpec(BaseModel):
             raise ValueError("a replica needs the part redis, which it follows")
         if self.sentinels and not self.replica:
             raise ValueError("sentinels need a replica, for them to make a master of")
+        if self.cluster_replicas and not self.cluster:
+            raise ValueError("replicas of a cluster need the cluster")
         if not self.parts and not self.cluster:
             raise ValueError("no part is asked for; there are redis, kafka and envoy")
         return self
@@ -61,7 +65,7 @@ class Addresses(BaseModel):
     replica_port: int | None = None
     sentinel_ports: tuple[int, ...] = ()
     cluster_ports: dict[int, int] = {}
-    """Bus port by client port."""
+    """Bus port by client port: of the masters, then of their replicas in the same order."""
     nodes: tuple[Node, ...] = ()
     envoy_port: int | None = None
     envoy_admin_port: int | None = None
@@ -75,11 +79,12 @@ class Addresses(BaseModel):
             return chooser.choose(usual if spec.default_ports else None)
 
         has_envoy = "envoy" in spec.parts
+        cluster_nodes = CLUSTER_MASTERS * (1 + spec.cluster_replicas) if spec.cluster else 0
         return cls(
             redis_port=choose(REDIS_PORT) if "redis" in spec.parts else None,
             replica_port=chooser.choose() if spec.replica else None,
             sentinel_ports=tuple(chooser.choose() for _ in range(spec.sentinels)),
-            cluster_ports={chooser.choose(): chooser.choose() for _ in range(CLUSTER_NODES if spec.cluster else 0)},
+            cluster_ports={chooser.choose(): chooser.choose() for _ in range(cluster_nodes)},
             nodes=tuple(
                 Node(number, choose(KAFKA_PORT) if number == 1 else chooser.choose(), chooser.choose())
                 for number in range(1, spec.brokers + 1 if "kafka" in spec.parts else 1)
@@ -106,8 +111,9 @@ class Addresses(BaseModel):
 
     @property
     def cluster_url(self) -> str:
-        """``redis://`` address of one node of the Redis Cluster; clients learn the others from it."""
-        return f"redis://{LOOPBACK}:{_present(next(iter(self.cluster_ports), None), 'Redis Cluster')}"
+        """``redis+cluster://`` address of every node of the Redis Cluster."""
+        ports = _present(self.cluster_ports or None, "Redis Cluster")
+        return f"redis+cluster://{','.join(f'{LOOPBACK}:{port}' for port in ports)}"
 
     @property
     def kafka_bootstrap(self) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def service(name: str, port: int, folder: Path, *, replica_of: int | None = None
         after = ("redis",)
     if bus_port is not None:
         argv += ["--cluster-enabled", "yes", "--cluster-port", str(bus_port), "--cluster-node-timeout", "2000"]
+        argv += ["--cluster-require-full-coverage", "no"]  # a master that dies takes its own slots with it, not all
     check = partial(_is_replicating if replica_of is not None else answers, port)
     return Service(name=name, argv=argv, port=port, is_ready=check, after=after, stop_grace_s=3.0, ready_within_s=20.0)
 
@@ -102,28 +104,37 @@ def sentinel(name: str, port: int, folder: Path, *, master_port: int, sentinels:
     )
 
 
-async def form_cluster(ports: dict[int, int]) -> None:
-    """Make one cluster of running, empty nodes, each a master of an equal share of the slots.
+async def form_cluster(ports: dict[int, int], masters: int) -> None:
+    """Make one cluster of running, empty nodes: masters with an equal share of the slots each, the others their replicas.
 
     Args:
-        ports: Bus port by client port.
+        ports: Bus port by client port; the masters first, then replicas of the first master, of the second and so on.
+        masters: How many of them are masters.
 
     Raises:
         DevstackError: The nodes did not agree within 20 s.
     """
-    first, *others = ports
-    for place, port in enumerate(ports):
-        start, end = place * SLOTS // len(ports), (place + 1) * SLOTS // len(ports) - 1
+    nodes = list(ports)
+    for place, port in enumerate(nodes):
         await _ask(port, f"CLUSTER SET-CONFIG-EPOCH {place + 1}")
-        await _ask(port, f"CLUSTER ADDSLOTSRANGE {start} {end}")
-    for port in others:
-        await _ask(port, f"CLUSTER MEET {LOOPBACK} {first} {ports[first]}")
+        if place < masters:
+            start, end = place * SLOTS // masters, (place + 1) * SLOTS // masters - 1
+            await _ask(port, f"CLUSTER ADDSLOTSRANGE {start} {end}")
+    for port in nodes[1:]:
+        await _ask(port, f"CLUSTER MEET {LOOPBACK} {nodes[0]} {ports[nodes[0]]}")
     try:
         async with asyncio.timeout(CLUSTER_WITHIN_S):
-            while not all([await _is_in_cluster(port, len(ports)) for port in ports]):  # noqa: ASYNC110 no event crosses processes
-                await asyncio.sleep(POLL_S)
+            await _until_all(partial(_is_in_cluster, nodes=len(nodes)), nodes)
+            for place, port in enumerate(nodes[masters:]):
+                await _ask(port, f"CLUSTER REPLICATE {await _ask(nodes[place % masters], 'CLUSTER MYID')}")
+            await _until_all(_is_replicating, nodes[masters:])
     except TimeoutError:
         raise DevstackError(f"the Redis nodes on ports {sorted(ports)} did not form a cluster") from None
+
+
+async def _until_all(check: Callable[[int], Awaitable[bool]], ports: Iterable[int]) -> None:
+    while not all([await check(port) for port in ports]):  # noqa: ASYNC110 no event crosses processes
+        await asyncio.sleep(POLL_S)
 
 
 async def answers(port: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 from devstack import envoy_proxy, kafka_broker, redis_server
 from devstack.errors import DevstackError
 from devstack.jars import Progress, Report
-from devstack.layout import Addresses, StackSpec
+from devstack.layout import CLUSTER_MASTERS, Addresses, StackSpec
 from devstack.ports import LOOPBACK
 from devstack.process import Service, ServiceState, Supervisor
 
@@ -142,7 +142,7 @@ class Stack:
         )
         await self._supervisor.start()
         if addresses.cluster_ports:
-            await redis_server.form_cluster(addresses.cluster_ports)
+            await redis_server.form_cluster(addresses.cluster_ports, CLUSTER_MASTERS)
 
     def _make_folders(self) -> tuple[Path, Path]:
         root = self._folder or Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="ratchet-")))

@@ -18,6 +18,7 @@ import uvloop
 
 from config.document import DocumentError, read_document
 from enforcer.access import Access, AccessDocument
+from enforcer.cluster_store import open_store
 from enforcer.decider import Decider
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
@@ -30,7 +31,6 @@ from enforcer.producer import KafkaLog
 from enforcer.refusals import Refusals
 from enforcer.server import PortTaken
 from enforcer.spool import Spool
-from enforcer.store import RedisStore
 from enforcer.telemetry import configure_logs
 from enforcer.workers import Workers, hold_port
 from lua.address import parse_address
@@ -60,7 +60,7 @@ def run(
     ] = 9464,
     redis: Annotated[
         str,
-        typer.Option(help="redis://, rediss://, unix:// or redis+sentinel:// URL.", envvar="REDIS_URL", callback=_check_redis),
+        typer.Option(help="Redis URL; see docs/redis-cluster.md.", envvar="REDIS_URL", callback=_check_redis),
     ] = "redis://127.0.0.1:6379/0",
     kafka: Annotated[str, typer.Option(help="Kafka bootstrap servers.", envvar="KAFKA_BOOTSTRAP")] = "127.0.0.1:9092",
     transport: Annotated[
@@ -99,7 +99,7 @@ def run(
     source = f"{name}/{boot}"
     decider = Decider(
         Planner(compiled, _read_clock_ms),
-        RedisStore(redis, redis_timeout_ms / 1000),
+        open_store(redis, redis_timeout_ms / 1000),
         Refusals(),
         Fallback(compiled.expected_enforcers * workers),
         Emitter(

@@ -62,7 +62,8 @@ class Connection(asyncio.Protocol):
         waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._handshake.append(waiter)
         self.transport.write(pack_command(*command))
-        reply = await asyncio.wait_for(waiter, _ANSWER_WITHIN_S)
+        async with asyncio.timeout(_ANSWER_WITHIN_S):  # Python 3.11's wait_for swallows a cancellation that meets the reply
+            reply = await waiter
         if isinstance(reply, hiredis.ReplyError):
             raise ConnectionError(f"{command[0]}: {reply}")
         return reply
@@ -90,7 +91,8 @@ async def connect(address: Address, receive: Callable[[Any], None]) -> Connectio
     else:
         host, port = await _find_master(address) if address.sentinels else (options.get("host"), options.get("port"))
         opening = loop.create_connection(build, host or "localhost", port or 6379, ssl=address.load_tls())
-        _, connection = await asyncio.wait_for(opening, _ANSWER_WITHIN_S)
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            _, connection = await opening
     try:
         if options.get("password"):
             name = [options["username"]] if options.get("username") else []

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from enforcer.cluster_store import Store
 from enforcer.decision import Decision, Reading, decide, refuse_incomplete
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
 from enforcer.plan import Plan
 from enforcer.planner import Planner
 from enforcer.refusals import Refusals
-from enforcer.store import RedisStore
 
 Answer = Callable[[Plan, Decision], None]
 
@@ -24,7 +24,7 @@ class Decider:
     """Decides checks. Belongs to one event loop; no method waits for Kafka, config, metrics or logs."""
 
     planner: Planner
-    store: RedisStore
+    store: Store
     refusals: Refusals
     fallback: Fallback
     emitter: Emitter

@@ -57,7 +57,7 @@ class StoreStats:
 
 
 @dataclass(slots=True)
-class _Call:
+class Call:
     """One EVALSHA on its way. ``entries`` is emptied when its callers have been answered otherwise."""
 
     entries: list[Entry]
@@ -65,9 +65,11 @@ class _Call:
     sent_s: float
     is_abandoned: bool = False
     is_setup: bool = False
+    is_redirected: bool = False
+    """Another node of a cluster has passed it on: it is not passed on again."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RedisStore:
     """Takes tokens for checks. One connection; all methods belong to the event loop that called ``start``.
 
@@ -83,7 +85,7 @@ class RedisStore:
     on_change: Callable[[bool], None] = lambda _: None
     """Told when Redis becomes available or stops being so."""
     _queue: deque[Entry] = field(default_factory=deque)
-    _in_flight: deque[_Call] = field(default_factory=deque)
+    _in_flight: deque[Call] = field(default_factory=deque)
     _is_flush_due: bool = False
     _offset_us: float | None = None
     _connection: Connection | None = None
@@ -125,12 +127,14 @@ class RedisStore:
         self._is_flush_due = False
         while self._queue and self.is_available and len(self._in_flight) < MOST_CALLS_IN_FLIGHT:
             count = min(len(self._queue), MOST_CHECKS_PER_CALL)
-            entries = [self._queue.popleft() for _ in range(count)]
-            now_s = time.monotonic()
-            deadline_us = 0 if self._offset_us is None else int(self._offset_us + (now_s + self.timeout_s) * 1e6)
-            self._send(_Call(entries, pack_call([entry[0] for entry in entries], deadline_us), now_s))
+            self._send_new([self._queue.popleft() for _ in range(count)], time.monotonic())
 
-    def _send(self, call: _Call) -> None:
+    def _send_new(self, entries: list[Entry], sent_s: float) -> None:
+        """Send one call; its deadline counts from ``sent_s``."""
+        deadline_us = 0 if self._offset_us is None else int(self._offset_us + (sent_s + self.timeout_s) * 1e6)
+        self._send(Call(entries, pack_call([entry[0] for entry in entries], deadline_us), sent_s))
+
+    def _send(self, call: Call) -> None:
         assert self._connection is not None  # noqa: S101 available means connected
         self.stats.calls += 1
         self.stats.checks += len(call.entries)
@@ -159,7 +163,7 @@ class RedisStore:
             self._loop.call_later(_GIVE_UP_AFTER_S, self._give_up, call)
             break
 
-    def _give_up(self, call: _Call) -> None:
+    def _give_up(self, call: Call) -> None:
         if call in self._in_flight and self._connection is not None:
             log.warning("redis_silent", seconds=_GIVE_UP_AFTER_S)
             self._connection.transport.abort()
@@ -207,7 +211,7 @@ class RedisStore:
         if self._queue and not self._is_flush_due:
             self._flush()
 
-    def _receive_error(self, call: _Call, error: Exception) -> None:
+    def _receive_error(self, call: Call, error: Exception) -> None:
         if str(error).startswith("NOSCRIPT") and not call.is_abandoned:
             # The call had no effect: load the script and repeat it, as it stands, within its first deadline.
             self._load_script()
@@ -226,7 +230,7 @@ class RedisStore:
         assert self._connection is not None  # noqa: S101 only called on a reply
         self.stats.reloads += 1
         command = pack_command("SCRIPT", "LOAD", CHECK.source)
-        self._in_flight.append(_Call([], command, time.monotonic(), is_setup=True))
+        self._in_flight.append(Call([], command, time.monotonic(), is_setup=True))
         self._connection.transport.write(command)
 
     async def _keep_connected(self) -> None:

@@ -3,7 +3,8 @@
 ``redis://``, ``rediss://`` (TLS) and ``unix://`` are redis-py's own, query parameters included. ``redis+sentinel://`` (TLS:
 ``rediss+sentinel://``) asks sentinels for the master, written as in the library ``limits``:
 ``redis+sentinel://user:password@host:26379,host:26379/service/db``. Name and password are those of the master and its
-replicas; the sentinels' own are the parameters ``sentinel_username`` and ``sentinel_password``.
+replicas; the sentinels' own are the parameters ``sentinel_username`` and ``sentinel_password``. ``redis+cluster://`` (TLS:
+``rediss+cluster://``) is a Redis Cluster (see ``cluster_address``).
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import AbstractConnection, ConnectionPool, SSLConnection, parse_url
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.exceptions import RedisError
+
+from lua.cluster_address import is_cluster, list_cluster_nodes
 
 DEFAULT_SENTINEL_PORT = 26379
 ANSWER_WITHIN_S = 0.5
 """A sentinel that is silent for so long is passed over for the next one."""
 
-_SCHEMES = "redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://"
+_SCHEMES = "redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster:// or rediss+cluster://"
 _SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
 
 
@@ -36,12 +40,14 @@ class Address:
         sentinels: Host and port of each sentinel; empty: Redis is where ``options`` say.
         service: The master's name among the sentinels.
         sentinel_options: redis-py's arguments of a connection to a sentinel.
+        cluster: The URL of each node of a Redis Cluster that is named, as of a server of its own; else empty.
     """
 
     options: Mapping[str, Any] = field(repr=False)
     sentinels: tuple[tuple[str, int], ...] = ()
     service: str = ""
     sentinel_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    cluster: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def is_tls(self) -> bool:
@@ -73,15 +79,26 @@ class Address:
     def open_client(self, **options: Any) -> Redis:
         """Give redis-py's client; it connects at its first command, with sentinels to whom they name at that time.
 
+        A cluster's has the same methods; the keys of one command have to share a slot.
+
         Args:
             options: redis-py's, on top of those in the URL.
         """
         own = {**self.options, **options}
+        if self.cluster:
+            return self._open_cluster(own)
         if not self.sentinels:
             return Redis.from_pool(ConnectionPool(**own))
         own.pop("connection_class", None)
         client: Redis = self.watch_over().master_for(self.service, connection_pool_class=_SentinelPool, ssl=self.is_tls, **own)
         return client
+
+    def _open_cluster(self, options: dict[str, Any]) -> Redis:
+        own = {name: value for name, value in options.items() if name not in {"host", "port", "db", "connection_class"}}
+        named = [parse_url(url) for url in self.cluster]
+        nodes = [ClusterNode(one["host"], one["port"]) for one in named]
+        client = RedisCluster(startup_nodes=nodes, require_full_coverage=False, ssl=self.is_tls, **own)
+        return cast("Redis", client)  # the two have no type in common that tells their commands
 
 
 class _SentinelPool(SentinelConnectionPool):
@@ -101,6 +118,9 @@ def parse_address(url: str) -> Address:
     scheme, _, _ = url.partition("://")
     if scheme in {"redis+sentinel", "rediss+sentinel"}:
         return _parse_sentinel(url)
+    if is_cluster(url):
+        nodes = list_cluster_nodes(url)
+        return Address(_parse_options(nodes[0]), cluster=nodes)
     return Address(_parse_options(url))
 
 

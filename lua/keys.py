@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from binascii import crc_hqx
 from urllib.parse import quote
 
 CHANGES_CHANNEL = "ratchet:changes"
@@ -40,6 +41,9 @@ FACTORS = "{ratchet}:factors"
 
 ENFORCERS = "{ratchet}:enforcers"
 """Sorted set: enforcer processes by the time when they were last seen alive, in milliseconds."""
+
+SLOTS = 16384
+"""Of a Redis Cluster; its specification fixes the number."""
 
 LARGEST_VALUE_BYTES = 256
 
@@ -99,3 +103,8 @@ def name_verdict(subject: str, verdict_id: str) -> str:
 def name_request(request_id: str) -> str:
     """Key of what came of one change by an admin: ``{ratchet}:request:<request_id>``."""
     return f"{{ratchet}}:request:{request_id}"
+
+
+def find_slot(key: str) -> int:
+    """The slot of a Redis Cluster that a key of ours lies in: the CRC-16 of what stands in its braces."""
+    return crc_hqx(key[key.index("{") + 1 : key.index("}")].encode(), 0) % SLOTS

@@ -95,7 +95,8 @@ async def test_a_replica_follows_and_a_cluster_shares_the_slots() -> None:
                 return bool(await replica.get("key") == b"value")
 
             await until(has_followed, "the replica did not follow")
-        async with RedisCluster.from_url(stack.addresses.cluster_url) as cluster:
+        first, *_ = stack.addresses.cluster_ports
+        async with RedisCluster(ports.LOOPBACK, first) as cluster:
             for number in range(30):
                 await cluster.set(f"key-{number}", number)
             sizes = [await cluster.dbsize(target_nodes=node) for node in cluster.get_primaries()]

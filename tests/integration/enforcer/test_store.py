@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from enforcer.bucket import Status
+from enforcer.cluster_store import Store
 from enforcer.decision import Reading
 from enforcer.plan import Plan
 from enforcer.store import RedisStore
@@ -32,7 +33,7 @@ async def store(redis_client: Redis, redis_url: str) -> AsyncIterator[RedisStore
     await one.close()
 
 
-async def take(store: RedisStore, *plans: Plan) -> list[Reading | None]:
+async def take(store: Store, *plans: Plan) -> list[Reading | None]:
     """The readings, in the order of the plans."""
     waiting: list[asyncio.Future[Reading | None]] = []
     for plan in plans:

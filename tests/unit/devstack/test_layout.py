@@ -18,7 +18,7 @@ def test_a_stack_tells_the_address_of_everything_that_it_has() -> None:
         "redis_url": "redis://127.0.0.1:1/0",
         "replica_url": "redis://127.0.0.1:2/0",
         "sentinel_url": "redis+sentinel://127.0.0.1:13,127.0.0.1:14/ratchet/0",
-        "cluster_url": "redis://127.0.0.1:3",
+        "cluster_url": "redis+cluster://127.0.0.1:3,127.0.0.1:5",
         "kafka_bootstrap": "127.0.0.1:7,127.0.0.1:9",
         "envoy_address": "127.0.0.1:11",
         "envoy_admin": "http://127.0.0.1:12",
@@ -47,6 +47,7 @@ def test_ports_that_had_to_move_are_told() -> None:
     [
         ({"parts": ["kafka"], "replica": True}, "a replica needs the part redis"),
         ({"sentinels": 3}, "sentinels need a replica"),
+        ({"cluster_replicas": True}, "replicas of a cluster need the cluster"),
         ({"parts": []}, "no part is asked for"),
         ({"parts": ["zookeeper"]}, "'redis', 'kafka' or 'envoy'"),
         ({"brokers": 0}, "greater than or equal to 1"),

@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import UnixDomainSocketConnection
 
 from lua.address import Address, parse_address
@@ -41,6 +42,24 @@ def test_sentinels_are_asked_over_tls_where_the_master_is() -> None:
     assert found.sentinel_options.items() >= {("ssl", True), ("ssl_ca_certs", "/ca.pem"), ("username", "eve")}
 
 
+def test_nodes_of_a_cluster_are_reached_alike() -> None:
+    found = parse_address("rediss+cluster://ann:secret@a,b:1?ssl_ca_certs=/ca.pem")
+    assert found.cluster == (
+        "rediss://ann:secret@a:6379?ssl_ca_certs=/ca.pem",
+        "rediss://ann:secret@b:1?ssl_ca_certs=/ca.pem",
+    )
+    assert found.is_tls
+    assert found.options.items() >= {("username", "ann"), ("password", "secret"), ("ssl_ca_certs", "/ca.pem")}
+    assert "secret" not in repr(found)
+
+
+async def test_client_of_a_cluster_knows_every_node_that_is_named() -> None:
+    client = parse_address("redis+cluster://:secret@a,b:1").open_client(socket_timeout=3.0)
+    assert isinstance(client, RedisCluster)
+    assert list(client.nodes_manager.startup_nodes) == ["a:6379", "b:1"]
+    assert client.connection_kwargs["password"] == "secret"
+
+
 def test_certificates_are_checked_unless_the_url_says_otherwise() -> None:
     assert parse_address("redis://h").load_tls() is None
     strict = parse_address("rediss://h").load_tls()
@@ -57,7 +76,7 @@ def test_certificate_that_is_not_there_is_told_when_it_is_needed(tmp_path: Path)
         address.load_tls()
 
 
-SCHEMES = "a Redis URL begins with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://"
+SCHEMES = "a Redis URL begins with redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster:// or rediss+cluster://"
 DATABASE = "a Redis URL ends in the number of a database, as in /0; a / in a password is written %2F"
 SENTINEL = "a redis+sentinel:// URL ends in the master's name and a database, as in /mymaster/0"
 
@@ -75,6 +94,8 @@ SENTINEL = "a redis+sentinel:// URL ends in the master's name and a database, as
         ("redis://[", "a Redis URL has a bad part: Invalid IPv6 URL"),
         ("redis://h?color=red", "a Redis URL has no parameter 'color'; allowed are redis-py's, such as ssl_ca_certs"),
         ("rediss://h?ssl_cert_reqs=no", "a Redis URL has a bad part: Invalid SSL Certificate Requirements Flag: no"),
+        ("redis+cluster://a:1,:2", "':2' in a Redis Cluster's URL is no node; write host:port,host:port"),
+        ("redis+cluster://a?color=red", "a Redis URL has no parameter 'color'; allowed are redis-py's, such as ssl_ca_certs"),
         ("redis+sentinel://[/mymaster", "a Redis URL has a bad part: Invalid IPv6 URL"),
         ("redis+sentinel://h:1", SENTINEL),
         ("redis+sentinel://h:1/", SENTINEL),

@@ -7,8 +7,9 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.crc import key_slot
 
-from lua.keys import join_subjects, name_abuse, name_bucket, name_subject, name_verdict
+from lua.keys import find_slot, join_subjects, name_abuse, name_bucket, name_subject, name_verdict
 
 kinds = st.sampled_from(["user", "ip", "key", "user2"])
 values = st.one_of(st.text(max_size=40), st.text("{}:=&#% a\n/", max_size=12), st.text(min_size=200, max_size=400))
@@ -17,6 +18,13 @@ values = st.one_of(st.text(max_size=40), st.text("{}:=&#% a\n/", max_size=12), s
 @given(one=st.tuples(kinds, values), other=st.tuples(kinds, values))
 def test_different_subjects_have_different_names(one: tuple[str, str], other: tuple[str, str]) -> None:
     assert (name_subject(*one) == name_subject(*other)) == (one == other)
+
+
+@given(kind=kinds, value=values)
+def test_slot_is_the_one_that_a_cluster_finds_and_all_keys_of_a_subject_share_it(kind: str, value: str) -> None:
+    subject = name_subject(kind, value)
+    keys = (name_bucket(subject, "login", "per_user"), name_abuse(subject), name_verdict(subject, "ab12"))
+    assert {find_slot(key) for key in keys} == {key_slot(key.encode()) for key in keys} == {key_slot(subject.encode())}
 
 
 @given(kind=kinds, value=values)
