@@ -3,13 +3,16 @@
 A level is counted in units of *tokens x refill period*: with 5 tokens a minute one token is 60,000,000 units and a
 microsecond adds 5, so that no fraction is ever lost. Time runs in ticks of a microsecond, or of a millisecond where a long
 period would pass 2^53, the largest integer that Lua's numbers hold exactly.
+
+A bucket carries the terms that it was written under. When they change it keeps its fill ratio: whoever decides by newer terms
+brings it over, and whoever still decides by older ones goes by those that it carries.
 """
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import NamedTuple, Self
 
@@ -17,6 +20,9 @@ UNLOWERED = 1000
 """The factor that lowers nothing, per mille."""
 
 LARGEST_EXACT = 2**53 - 1
+
+_SHARES = 2**20
+"""A fill ratio is counted in so many parts, about a millionth each."""
 
 
 class Generation(NamedTuple):
@@ -36,6 +42,10 @@ class TermsOutOfRange(ValueError):  # noqa: N818 it says what is wrong
     """The terms cannot be counted exactly. Do not round them: choose others."""
 
 
+_TICKS = {"d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "us": 1}
+_TAG = re.compile(r"([0-9]+):(?:([0-9]+):)?([0-9]+)/([0-9]+)([a-z]+)")
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What one limit allows, in the units of the script."""
@@ -48,9 +58,23 @@ class Terms:
     """Ticks in a refill period; units that one token is."""
     tick_us: int
     """1 or 1000."""
-    capacity_units: int
-    tag: str
-    """Names these terms: a bucket that was written under others counts as new."""
+    generation: Generation = UNREGISTERED
+    capacity_units: int = field(init=False)
+    tag: str = field(init=False)
+    """What a bucket carries: ``generation:capacity:refill/period``, the capacity left out where it is the refill."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "capacity_units", self.capacity * self.period_ticks)
+        object.__setattr__(self, "tag", self._write_tag())
+
+    def _write_tag(self) -> str:
+        if self.tick_us == 1:
+            unit = next(unit for unit, ticks in _TICKS.items() if self.period_ticks % ticks == 0)
+            period = f"{self.period_ticks // _TICKS[unit]}{unit}"
+        else:
+            period = f"{self.period_ticks}ms"
+        capacity = "" if self.capacity == self.refill else f"{self.capacity}:"
+        return f"{self.generation.number}:{capacity}{self.refill}/{period}"
 
     @classmethod
     def of(cls, capacity: int, refill: int, period_us: int) -> Self:
@@ -68,11 +92,27 @@ class Terms:
             period_ticks, odd = divmod(period_us, tick_us)
             units = capacity * period_ticks
             if odd == 0 and period_ticks > 0 and units <= LARGEST_EXACT and -(-units // refill) * UNLOWERED <= LARGEST_EXACT:
-                text = f"{capacity} {refill} {period_ticks} {tick_us}"
-                return cls(capacity, refill, period_ticks, tick_us, units, hashlib.sha256(text.encode()).hexdigest()[:6])
+                return cls(capacity, refill, period_ticks, tick_us)
         milliseconds = max(1, period_us // 1000)
         largest = min(LARGEST_EXACT // milliseconds, LARGEST_EXACT // UNLOWERED * refill // milliseconds)
         raise TermsOutOfRange(f"capacity {capacity} is too large for this refill period; at most {largest} is allowed with it")
+
+    @classmethod
+    def parse(cls, tag: str) -> Self | None:
+        """Read the terms that a bucket carries; None when they are none. Since when they count stands nowhere."""
+        found = _TAG.fullmatch(tag)
+        if found is None:
+            return None
+        generation, capacity, refill, count, unit = found.groups()
+        ticks = 1 if unit == "ms" else _TICKS.get(unit, 0)
+        terms = (int(capacity or refill), int(refill), int(count) * ticks)
+        if 0 in terms or terms[0] * terms[2] > LARGEST_EXACT:
+            return None
+        return cls(*terms, 1000 if unit == "ms" else 1, Generation(int(generation), 0))
+
+    def under(self, generation: Generation) -> Self:
+        """The same terms as of a generation."""
+        return replace(self, generation=generation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +123,7 @@ class Bucket:
     """Units, at the factor in force when it was written."""
     time_ticks: int
     tag: str
+    """The terms that it was written under."""
     level_at_1: int | None = None
     """Units there would be had no factor ever lowered the limit; None while that is the level."""
     remainder: int = 0
@@ -111,7 +152,7 @@ class Taken:
     refused_at_1: int
     """The same at factor 1."""
     levels: tuple[int, ...]
-    """Units left in each bucket."""
+    """Units left in each bucket, those of the caller's terms."""
 
 
 def scale(units: int, factor: int) -> int:
@@ -124,19 +165,64 @@ def lower_capacity(terms: Terms, factor: int, cost: int) -> int:
     return min(terms.capacity_units, max(scale(terms.capacity_units, factor), abs(cost) * terms.period_ticks))
 
 
+def rescale(units: int, whole: int, new_whole: int) -> int:
+    """The part of ``new_whole`` that ``units`` are of ``whole``, rounded down; exact for multiples of the whole."""
+    if whole == new_whole:
+        return units
+    wholes, rest = divmod(units, whole)
+    return wholes * new_whole + rest * _SHARES // whole * new_whole // _SHARES
+
+
+def choose_terms(bucket: Bucket | None, terms: Terms, now_us: int) -> Terms:
+    """The terms that a bucket is decided by: the caller's, or newer ones that it carries."""
+    if bucket is None or bucket.tag == terms.tag or now_us >= bucket.expires_us:
+        return terms
+    carried = Terms.parse(bucket.tag)
+    return terms if carried is None or carried.generation.number <= terms.generation.number else carried
+
+
+def bring_over(bucket: Bucket, terms: Terms, factor: int, cost: int, now_us: int) -> Bucket | None:
+    """Put a bucket of older terms under these: time before the change counts at the old rate, then the fill ratio is kept.
+
+    Returns:
+        The bucket as it was at the change, under the new terms; None when it carries no terms.
+    """
+    carried = Terms.parse(bucket.tag)
+    if carried is None:
+        return None
+    before = credit(bucket, carried, factor, cost, min(now_us, terms.generation.since_us))
+    return Bucket(
+        rescale(before.level, carried.capacity_units, terms.capacity_units),
+        -(-before.time_ticks * carried.tick_us // terms.tick_us),
+        terms.tag,
+        None if before.level_at_1 is None else rescale(before.level_at_1, carried.capacity_units, terms.capacity_units),
+        before.remainder if carried.tick_us == terms.tick_us else 0,
+        bucket.expires_us,
+    )
+
+
 def refill(bucket: Bucket | None, terms: Terms, factor: int, cost: int, now_us: int) -> Bucket:
     """Bring one bucket to the present.
 
     Args:
-        bucket: As stored; None, expired or of other terms counts as full.
+        bucket: As stored; None, or expired, counts as full.
+        terms: That it is decided by, as ``choose_terms`` says.
         factor: Per mille, 1 to 1000.
         cost: Tokens that are asked for or given back; a factor never lowers the capacity below so many.
         now_us: Microseconds since the epoch. A clock that steps back freezes the bucket.
     """
+    if bucket is not None and now_us < bucket.expires_us:
+        known = bucket if bucket.tag == terms.tag else bring_over(bucket, terms, factor, cost, now_us)
+        if known is not None:
+            return credit(known, terms, factor, cost, now_us)
+    capacity = lower_capacity(terms, factor, cost)
+    return Bucket(capacity, now_us // terms.tick_us, terms.tag, terms.capacity_units if factor < UNLOWERED else None)
+
+
+def credit(bucket: Bucket, terms: Terms, factor: int, cost: int, now_us: int) -> Bucket:
+    """Add what time has brought to a bucket of these terms."""
     now = now_us // terms.tick_us
     capacity = lower_capacity(terms, factor, cost)
-    if bucket is None or bucket.tag != terms.tag or now_us >= bucket.expires_us:
-        return Bucket(capacity, now, terms.tag, terms.capacity_units if factor < UNLOWERED else None)
     level, remainder, level_at_1 = bucket.level, bucket.remainder, bucket.level_at_1
     if factor < UNLOWERED and level_at_1 is None:
         level_at_1 = level
@@ -162,7 +248,8 @@ def take(
 ) -> tuple[list[Bucket | None], Taken]:
     """Take from all buckets or from none; a bucket in shadow mode never decides and pays when it can.
 
-    A cost below 0 gives back: no limit refuses it, and it fills no bucket above its capacity, at no factor.
+    A cost below 0 gives back: no limit refuses it, and it fills no bucket above its capacity, at no factor. A bucket of older
+    terms is brought over by any check that is not of cost 0, also by one that is refused.
 
     Args:
         buckets: One for each limit, None where nothing is stored.
@@ -175,8 +262,9 @@ def take(
     Returns:
         The buckets as they are to be stored, and what was taken.
     """
-    current = [refill(b, t, factor, c, now_us) for b, t, c in zip(buckets, terms, costs, strict=True)]
-    units = [c * t.period_ticks for c, t in zip(costs, terms, strict=True)]
+    chosen = [choose_terms(b, t, now_us) for b, t in zip(buckets, terms, strict=True)]
+    current = [refill(b, t, factor, c, now_us) for b, t, c in zip(buckets, chosen, costs, strict=True)]
+    units = [c * t.period_ticks for c, t in zip(costs, chosen, strict=True)]
     has = [b.level >= u for b, u in zip(current, units, strict=True)]
     has_at_1 = [(b.level if b.level_at_1 is None else b.level_at_1) >= u for b, u in zip(current, units, strict=True)]
     passes = all(h or s for h, s in zip(has, is_shadow, strict=True))
@@ -185,14 +273,25 @@ def take(
     for i, bucket in enumerate(current):
         after = bucket
         if passes and has[i]:
-            after = replace(after, level=min(after.level - units[i], lower_capacity(terms[i], factor, costs[i])))
+            after = replace(after, level=min(after.level - units[i], lower_capacity(chosen[i], factor, costs[i])))
         if after.level_at_1 is not None and passes_at_1 and has_at_1[i]:
-            after = replace(after, level_at_1=min(after.level_at_1 - units[i], terms[i].capacity_units))
-        if after != bucket:
-            stored[i] = replace(after, expires_us=_expire(after, terms[i], factor, now_us))
-        levels.append(after.level)
+            after = replace(after, level_at_1=min(after.level_at_1 - units[i], chosen[i].capacity_units))
+        if after != bucket or (costs[i] and _is_brought_over(buckets[i], chosen[i], now_us)):
+            stored[i] = replace(after, expires_us=_expire(after, chosen[i], factor, now_us))
+        levels.append(_tell_level(after.level, chosen[i], terms[i]))
     status = Status.ALLOW if passes else Status.THROTTLED if passes_at_1 else Status.LIMIT
     return stored, Taken(status, _mask(has), _mask(has_at_1), tuple(levels))
+
+
+def _is_brought_over(bucket: Bucket | None, terms: Terms, now_us: int) -> bool:
+    return bucket is not None and now_us < bucket.expires_us and bucket.tag != terms.tag and Terms.parse(bucket.tag) is not None
+
+
+def _tell_level(level: int, chosen: Terms, terms: Terms) -> int:
+    """A level in the units of the caller's terms: as many tokens."""
+    if chosen is terms:
+        return level
+    return min(terms.capacity_units, rescale(level, chosen.period_ticks, terms.period_ticks))
 
 
 def _mask(has: Sequence[bool]) -> int:

@@ -109,14 +109,7 @@ def _share_template(template: Template, enforcers: int) -> Template:
 
 def share_terms(terms: Terms, enforcers: int) -> Terms:
     """One process's share: the capacity divided (at least 1), the refill period multiplied."""
-    capacity, period_ticks = max(1, terms.capacity // enforcers), terms.period_ticks * enforcers
-    return replace(
-        terms,
-        capacity=capacity,
-        period_ticks=period_ticks,
-        capacity_units=capacity * period_ticks,
-        tag=f"{terms.tag}/{enforcers}",
-    )
+    return replace(terms, capacity=max(1, terms.capacity // enforcers), period_ticks=terms.period_ticks * enforcers)
 
 
 def covers(scope: tuple[str, ...], action: str) -> bool:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import NamedTuple, Self
 
 from config.document import Loaded
-from enforcer.bucket import Terms
+from enforcer.bucket import UNREGISTERED, Generation, Terms
 from enforcer.policy_document import Identity, LimitDocument, PoliciesDocument, PolicyDocument, WithoutRedis
 
 _ALL_PERCENT = 100
@@ -87,19 +87,23 @@ class Policy:
         return "catch-all" if self.action == "*" else f"glob {self.action}" if "*" in self.action else "exact"
 
     @classmethod
-    def compile(cls, document: PolicyDocument, *, is_shadow: bool) -> Self:
+    def compile(cls, document: PolicyDocument, generation: Generation, *, is_shadow: bool) -> Self:
         """Compile one policy of a document that was found valid; ``is_shadow``: all of the document is."""
-        limits = tuple(_compile_limit(document.name, limit, is_shadow) for limit in document.limits if limit.mode != "off")
+        limits = tuple(
+            _compile_limit(document.name, limit, generation, is_all_shadow=is_shadow)
+            for limit in document.limits
+            if limit.mode != "off"
+        )
         return cls(document.name, document.match.action, limits, document.without_redis, document.priority, document.identity)
 
 
-def _compile_limit(policy: str, document: LimitDocument, is_all_shadow: bool) -> Limit:
+def _compile_limit(policy: str, document: LimitDocument, generation: Generation, *, is_all_shadow: bool) -> Limit:
     is_shadow = is_all_shadow or document.mode == "shadow" or document.enforce_percent == 0
     is_partial = not is_shadow and document.enforce_percent < _ALL_PERCENT
-    limit = Limit(policy, document.name, document.per, document.compile_terms(), is_shadow)
+    limit = Limit(policy, document.name, document.per, document.compile_terms().under(generation), is_shadow)
     if is_partial:
         limit = replace(limit, enforce_percent=document.enforce_percent, shadow=replace(limit, is_shadow=True))
-    tiers = {tier: limit.with_terms(terms.compile_terms(), tier) for tier, terms in document.tiers.items()}
+    tiers = {tier: limit.with_terms(terms.compile_terms().under(generation), tier) for tier, terms in document.tiers.items()}
     return replace(limit, is_required=document.required and not is_shadow and not is_partial, tiers=tiers)
 
 
@@ -126,6 +130,7 @@ class Policies:
     """One document in force. Matching is exact, then glob in the order of the document, then the catch-all."""
 
     version: str
+    generation: Generation
     subjects: tuple[str, ...]
     attributes: tuple[str, ...]
     """Attributes that limits may be ``per`` and that are no subjects."""
@@ -140,15 +145,15 @@ class Policies:
     overrides: Overrides
 
     @classmethod
-    def compile(cls, loaded: Loaded[PoliciesDocument]) -> Self:
-        """Compile a document that was found valid."""
+    def compile(cls, loaded: Loaded[PoliciesDocument], generation: Generation = UNREGISTERED) -> Self:
+        """Compile a document that was found valid, as of the generation that Redis gave it."""
         document = loaded.model
         exact: dict[str, Policy] = {}
         globs: list[tuple[re.Pattern[str], Policy]] = []
         also: list[tuple[re.Pattern[str], Policy]] = []
         catch_all = None
         for entry in document.policies:
-            policy = Policy.compile(entry, is_shadow=document.mode == "shadow")
+            policy = Policy.compile(entry, generation, is_shadow=document.mode == "shadow")
             if entry.also:
                 also.append((_compile_glob(policy.action), policy))
             elif policy.action == "*":
@@ -160,6 +165,7 @@ class Policies:
         assert catch_all is not None  # noqa: S101 the document was found valid
         return cls(
             loaded.version,
+            generation,
             document.subjects,
             document.attributes,
             document.foldable,
@@ -169,7 +175,7 @@ class Policies:
             tuple(globs),
             catch_all,
             tuple(also),
-            _compile_overrides(document),
+            _compile_overrides(document, generation),
         )
 
     @cached_property
@@ -202,10 +208,10 @@ def _compile_glob(glob: str) -> re.Pattern[str]:
     return re.compile(".*".join(re.escape(part) for part in glob.split("*")) + r"\Z")
 
 
-def _compile_overrides(document: PoliciesDocument) -> Overrides:
+def _compile_overrides(document: PoliciesDocument, generation: Generation) -> Overrides:
     overrides: dict[str, dict[tuple[str, str], Override]] = {}
     for entry in document.overrides:
         until_ms = None if entry.until is None else int(entry.until.timestamp() * 1000)
-        terms = Override(entry.compile_terms(), until_ms)
+        terms = Override(entry.compile_terms().under(generation), until_ms)
         overrides.setdefault(entry.subject.name, {})[entry.policy, entry.limit] = terms
     return overrides

@@ -283,7 +283,7 @@ def pack_call(plans: Sequence[Plan], deadline_us: int) -> bytes:
     head: list[str | int] = ["", deadline_us, len(limit_indexes)]
     for limit in limit_indexes:
         terms = limit.terms
-        head += (terms.capacity_units, terms.refill, terms.period_ticks, terms.tick_us, terms.tag)
+        head += (terms.capacity_units, terms.refill, terms.period_ticks, terms.tick_us, terms.tag, terms.generation.since_us)
     return pack_command("EVALSHA", CHECK.sha, len(keys), *keys, *head, len(shape_indexes), *shapes, *checks)
 
 

@@ -8,12 +8,14 @@
 -- ARGV[1]    now_us: time to use instead of the server's, microseconds since the epoch; empty in production.
 -- ARGV[2]    deadline_us: past this time of the server nothing is taken and no check is answered; 0 for none.
 -- ARGV[3]    terms_count: how many terms follow.
--- ARGV[...]  for each terms, 5 numbers:
+-- ARGV[...]  for each terms, 6 values:
 --              capacity_units  tokens x period_ticks, below 2^53
 --              refill          units that one tick adds
 --              period_ticks    units that one token is
 --              tick_us         microseconds in a tick: 1 or 1000
---              tag             names these terms; a bucket with another tag counts as new
+--              tag             the terms as a bucket carries them: "generation:capacity:refill/period", capacity in tokens,
+--                              left out where it is the refill; a period in ms is counted in ticks of a millisecond
+--              since_us        when the terms came into force, microseconds since the epoch
 -- ARGV[...]  shapes_count, and for each shape, which many checks may share:
 --              action          text that the scopes of bans are matched with
 --              cost            tokens; 0 reads and changes nothing, below 0 gives back: a refund, which neither a ban nor
@@ -24,10 +26,14 @@
 --              limits          number of limits, and for each the index of its terms, negative in shadow mode
 -- ARGV[...]  for each check the index of its shape.
 --
+-- A bucket that carries other terms is brought over: time before since_us counts at its own rate, then the fill ratio is kept, and
+-- it is written even when the check is refused, unless the cost is 0. When its generation is above the caller's the caller is
+-- behind: then the bucket's own terms decide. A bucket that carries no terms counts as new.
+--
 -- Returns { now_us, result, ... }, one result for each check, or { now_us } when the deadline had passed:
 --   allowed, refused      { 0 | 1 limit | 2 throttled, factor, refused, refused_at_1, level..., [warning] }
 --                         refused, refused_at_1: sums of 2^(i-1) of the limits with too few tokens, at the factor in force
---                         and at factor 1, beyond 48 limits (a number holds no more) as text of 0 and 1, the first limit first; level: units left in each bucket; warning: until_ms, rule, verdict_id, subject index
+--                         and at factor 1, beyond 48 limits (a number holds no more) as text of 0 and 1, the first limit first; level: units left in each bucket, those of the caller's terms; warning: until_ms, rule, verdict_id, subject index
 --   banned                { 3, until_ms, level, rule, verdict_id, subject index, scope }
 --   failed                { 4, error text }
 --
@@ -38,6 +44,9 @@
 local MOST_BITS = 48
 local ALLOW, LIMIT, THROTTLED, BAN, FAILED = 0, 1, 2, 3, 4
 local UNLOWERED = 1000
+local SHARES = 1048576 -- parts that a fill ratio is counted in: about a millionth each
+local LARGEST_EXACT = 9007199254740991
+local UNIT_TICKS = { us = 1, s = 1000000, m = 60000000, h = 3600000000, d = 86400000000, ms = 1 }
 
 local call, floor, ceil, max, min, abs = redis.call, math.floor, math.ceil, math.max, math.min, math.abs
 local match, gmatch, format, tonumber = string.match, string.gmatch, string.format, tonumber
@@ -63,10 +72,12 @@ for i = 1, tonumber(ARGV[3]) do
     period = tonumber(ARGV[next_arg + 2]),
     ticks_per_ms = 1000 / tick_us,
     tag = ARGV[next_arg + 4],
+    since_us = ARGV[next_arg + 5],
+    tick_us = tick_us,
     now = floor(now_us / tick_us),
   }
   all_terms[i].now_and_tag = format('%.0f %s', all_terms[i].now, all_terms[i].tag)
-  next_arg = next_arg + 5
+  next_arg = next_arg + 6
 end
 
 -- Whether limits of different costs give back and none takes.
@@ -97,7 +108,8 @@ for i = 1, tonumber(ARGV[next_arg - 1]) do
   for j = 1, shape.limits do
     local index = tonumber(ARGV[next_arg + 4 + j])
     local terms = all_terms[index < 0 and -index or index]
-    shape[j] = { terms = terms, is_shadow = index < 0, cost = (cost or tonumber(next_cost())) * terms.period }
+    local tokens = cost or tonumber(next_cost())
+    shape[j] = { terms = terms, is_shadow = index < 0, tokens = tokens, cost = tokens * terms.period }
   end
   if not cost then
     shape.is_refund = is_refund(shape)
@@ -155,13 +167,70 @@ local function lower(capacity, factor, cost)
   return min(capacity, max(scale(capacity, factor), abs(cost)))
 end
 
--- One bucket as it is now, put into ``bucket``: its level at the factor, its level at factor 1 (false while they are the same),
--- the remainder.
-local function refill(bucket, raw, terms, factor, cost)
-  local capacity, now = terms.capacity, terms.now
-  if factor < UNLOWERED then
-    capacity = lower(capacity, factor, cost)
+-- Terms that a bucket carries, or nil.
+local function parse_terms(tag)
+  local generation, capacity, refill, count, unit = match(tag, '^(%d+):(%d+):(%d+)/(%d+)(%l+)$')
+  if not generation then
+    generation, refill, count, unit = match(tag, '^(%d+):(%d+)/(%d+)(%l+)$')
+    capacity = refill
   end
+  if not UNIT_TICKS[unit or ''] then
+    return nil
+  end
+  local period, tick_us = tonumber(count) * UNIT_TICKS[unit], unit == 'ms' and 1000 or 1
+  capacity, refill = tonumber(capacity) * period, tonumber(refill)
+  if capacity == 0 or refill == 0 or capacity > LARGEST_EXACT then
+    return nil
+  end
+  local now = floor(now_us / tick_us)
+  return {
+    generation = tonumber(generation), capacity = capacity, refill = refill, period = period, tick_us = tick_us,
+    ticks_per_ms = 1000 / tick_us, tag = tag, now = now, now_and_tag = format('%.0f %s', now, tag),
+  }
+end
+
+-- The part of new_whole that units are of whole, rounded down, without passing 2^53 on the way; exact for multiples of the whole.
+local function rescale(units, whole, new_whole)
+  if whole == new_whole then
+    return units
+  end
+  local wholes = floor(units / whole)
+  local rest, share = units - wholes * whole, 0
+  local left = SHARES
+  while left > 1 do
+    rest, share, left = rest * 2, share * 2, left / 2
+    if rest >= whole then
+      rest, share = rest - whole, share + 1
+    end
+  end
+  local parts = floor(new_whole / SHARES)
+  return wholes * new_whole + parts * share + floor((new_whole - parts * SHARES) * share / SHARES)
+end
+
+local refill
+
+-- One bucket that carries other terms than the limit's: see the header.
+local function refill_other(bucket, raw, limit, factor, carried)
+  local terms = limit.terms
+  local cost = limit.tokens * carried.period
+  if carried.generation > tonumber(match(terms.tag, '^%d+')) then
+    refill(bucket, raw, { terms = carried, cost = cost }, factor)
+    return
+  end
+  carried.now = floor(min(now_us, tonumber(terms.since_us)) / carried.tick_us)
+  refill(bucket, raw, { terms = carried, cost = cost }, factor)
+  local level = rescale(bucket.level, carried.capacity, terms.capacity)
+  local at_1 = bucket.at_1 and rescale(bucket.at_1, carried.capacity, terms.capacity) or level
+  local time = ceil(bucket.time * carried.tick_us / terms.tick_us)
+  local remainder = carried.tick_us == terms.tick_us and bucket.remainder or 0
+  refill(bucket, format('%.0f %.0f %s %.0f %.0f', level, time, terms.tag, at_1, remainder), limit, factor)
+  bucket.is_brought_over = true
+end
+
+-- One bucket as it is now, put into ``bucket``: its level at the factor, its level at factor 1 (false while they are the same),
+-- the remainder, and the terms and the cost that it is decided by.
+function refill(bucket, raw, limit, factor)
+  local terms, cost = limit.terms, limit.cost
   local level, time, tag, level_at_1, remainder
   if raw then
     level, time, tag = match(raw, '^(%d+) (%d+) (%S+)$')
@@ -169,7 +238,20 @@ local function refill(bucket, raw, terms, factor, cost)
       level, time, tag, level_at_1, remainder = match(raw, '^(%d+) (%d+) (%S+) (%d+) (%d+)$')
     end
   end
-  if tag ~= terms.tag then
+  if tag and tag ~= terms.tag then
+    local carried = parse_terms(tag)
+    if carried then
+      refill_other(bucket, raw, limit, factor, carried)
+      return
+    end
+    tag = nil
+  end
+  bucket.terms, bucket.cost, bucket.is_brought_over = terms, cost, false
+  local capacity, now = terms.capacity, terms.now
+  if factor < UNLOWERED then
+    capacity = lower(capacity, factor, cost)
+  end
+  if not tag then
     bucket.level, bucket.time, bucket.remainder = capacity, now, 0
     bucket.at_1 = factor < UNLOWERED and terms.capacity
     return
@@ -207,19 +289,19 @@ local function refill(bucket, raw, terms, factor, cost)
 end
 
 -- Puts a refund into a bucket, at most to its capacity; tells whether that changed it.
-local function give_back(bucket, limit, factor, gives, gives_at_1)
-  local level, at_1 = bucket.level, bucket.at_1
+local function give_back(bucket, factor, gives, gives_at_1)
+  local level, at_1, cost, capacity = bucket.level, bucket.at_1, bucket.cost, bucket.terms.capacity
   if gives then
-    bucket.level = min(level - limit.cost, lower(limit.terms.capacity, factor, limit.cost))
+    bucket.level = min(level - cost, lower(capacity, factor, cost))
   end
   if gives_at_1 then
-    bucket.at_1 = min(at_1 - limit.cost, limit.terms.capacity)
+    bucket.at_1 = min(at_1 - cost, capacity)
   end
   return bucket.level ~= level or bucket.at_1 ~= at_1
 end
 
-local function write(key, bucket, terms, factor)
-  local level, at_1, remainder = bucket.level, bucket.at_1, bucket.remainder
+local function write(key, bucket, factor)
+  local terms, level, at_1, remainder = bucket.terms, bucket.level, bucket.at_1, bucket.remainder
   local ticks = ceil(ceil((terms.capacity - level) / terms.refill) * UNLOWERED / factor)
   local value
   if at_1 or remainder > 0 then
@@ -263,8 +345,8 @@ local function check(shape, first_key)
       buckets[i] = bucket
     end
     local limit = shape[i]
-    local cost = limit.cost
-    refill(bucket, call('GET', KEYS[first_bucket + i]), limit.terms, factor, cost)
+    refill(bucket, call('GET', KEYS[first_bucket + i]), limit, factor)
+    local cost = bucket.cost
     local has, has_at_1 = bucket.level >= cost, (bucket.at_1 or bucket.level) >= cost
     bucket.has, bucket.has_at_1 = has, has_at_1
     if not has then
@@ -284,25 +366,30 @@ local function check(shape, first_key)
   local status = passes and ALLOW or (passes_at_1 and THROTTLED or LIMIT)
   local result = { status, factor, refused, refused_at_1 }
   for i = 1, limits do
-    local bucket, limit = buckets[i], shape[i]
+    local bucket, terms = buckets[i], shape[i].terms
+    local cost = bucket.cost
     local takes = passes and bucket.has
     local takes_at_1 = bucket.at_1 and passes_at_1 and bucket.has_at_1
     local is_changed
-    if limit.cost < 0 then
-      is_changed = give_back(bucket, limit, factor, takes, takes_at_1)
+    if cost < 0 then
+      is_changed = give_back(bucket, factor, takes, takes_at_1)
     else
       if takes then
-        bucket.level = bucket.level - limit.cost
+        bucket.level = bucket.level - cost
       end
       if takes_at_1 then
-        bucket.at_1 = bucket.at_1 - limit.cost
+        bucket.at_1 = bucket.at_1 - cost
       end
-      is_changed = limit.cost > 0 and (takes or takes_at_1)
+      is_changed = cost > 0 and (takes or takes_at_1)
     end
-    if is_changed then
-      write(KEYS[first_bucket + i], bucket, limit.terms, factor)
+    if is_changed or (bucket.is_brought_over and cost ~= 0) then
+      write(KEYS[first_bucket + i], bucket, factor)
     end
-    result[4 + i] = bucket.level
+    local level = bucket.level
+    if bucket.terms ~= terms then
+      level = min(terms.capacity, rescale(level, bucket.terms.period, terms.period))
+    end
+    result[4 + i] = level
   end
   if warning then
     for i = 1, 4 do

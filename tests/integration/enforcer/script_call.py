@@ -34,7 +34,7 @@ def pack(checks: Sequence[ScriptCheck], now_us: int | None = None, deadline_us: 
     keys: list[str] = []
     argv: list[str | int] = ["" if now_us is None else now_us, deadline_us, len(terms)]
     for each in terms:
-        argv += (each.capacity_units, each.refill, each.period_ticks, each.tick_us, each.tag)
+        argv += (each.capacity_units, each.refill, each.period_ticks, each.tick_us, each.tag, each.generation.since_us)
     argv.append(len(checks))
     for check in checks:
         keys += (*check.abuse_keys, *check.bucket_keys)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from enforcer.bucket import UNLOWERED, Bucket, Status, Terms, take
+from enforcer.bucket import UNLOWERED, UNREGISTERED, Bucket, Generation, Status, Terms, take
 from enforcer.fallback import covers
 from lua.scripts import CHECK
 from tests.integration.enforcer.script_call import ScriptCheck, pack, write_value
@@ -30,6 +30,12 @@ TERMS = (
     Terms.of(2, 3, 7),
     Terms.of(1_000_000, 1, DAY_US // 10),  # ticks of a millisecond
     Terms.of(9_007_199, 1000, SECOND_US),  # as many units as fit
+)
+GENERATIONS = (
+    UNREGISTERED,
+    Generation(7, START_US),
+    Generation(8, START_US + 10 * SECOND_US),
+    Generation(12_345, START_US + 40 * DAY_US),
 )
 USERS = ("ann", "bob")
 LIMITS = ("wide", "narrow", "trial")
@@ -79,11 +85,12 @@ factors = st.one_of(st.just(UNLOWERED), st.sampled_from([1, 2, 333, 500, 999]), 
 costs = st.one_of(
     st.integers(0, 6), st.sampled_from([100, 1_000_000, 2**32 - 1, 2**53]), st.integers(-6, -1), st.just(-(2**53))
 )
+terms_of_generations = st.builds(Terms.under, st.sampled_from(TERMS), st.sampled_from(GENERATIONS))
 check_steps = st.builds(
     CheckStep,
     st.sampled_from(USERS),
     st.lists(
-        st.tuples(st.sampled_from(LIMITS), st.sampled_from(TERMS), st.booleans()),
+        st.tuples(st.sampled_from(LIMITS), st.one_of(st.just(TERMS[0]), terms_of_generations), st.booleans()),
         max_size=3,
         unique_by=lambda limit: limit[0],
     ).map(tuple),
@@ -253,7 +260,17 @@ def test_poisoned_key_fails_its_check_alone_and_writes_nothing(client: Redis) ->
 
 
 def test_bucket_whose_value_is_no_bucket_counts_as_new(client: Redis) -> None:
-    for value in ("", "hello", "1 2", "-5 1 abc", f"1 1 {TERMS[1].tag}"):
+    for value in (
+        "",
+        "hello",
+        "1 2",
+        "-5 1 abc",
+        "1 1 abc",
+        "1 1 1:5/0s",
+        "1 1 1:0/1s",
+        "1 1 1:5/1y",
+        "1 1 1:9007199254740992/1d",
+    ):
         client.set(name("ann", "wide"), value)
         _, result = run(client, [ScriptCheck((name("ann", "wide"),), (TERMS[0],))])
         assert result == [Status.ALLOW, UNLOWERED, 0, 0, 4 * TERMS[0].period_ticks]

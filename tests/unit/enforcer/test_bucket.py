@@ -12,12 +12,14 @@ from enforcer.bucket import (
     LARGEST_EXACT,
     UNLOWERED,
     Bucket,
+    Generation,
     Status,
     Taken,
     Terms,
     TermsOutOfRange,
     measure_wait_us,
     refill,
+    rescale,
     take,
 )
 
@@ -244,9 +246,112 @@ def test_thousandths_of_a_tick_add_up() -> None:
     assert refill(bucket, terms, 333, 1, START_US + 4).level == 1
 
 
-def test_bucket_of_other_terms_counts_as_new() -> None:
-    old = Bucket(0, START_US, Terms.of(6, 5, MINUTE_US).tag, expires_us=START_US + MINUTE_US)
-    assert refill(old, FIVE_A_MINUTE, UNLOWERED, 1, START_US).level == FIVE_A_MINUTE.capacity_units
+def hold(tokens: int, terms: Terms, at_us: int = START_US) -> Bucket:
+    """A bucket with so many tokens."""
+    return Bucket(tokens * terms.period_ticks, at_us // terms.tick_us, terms.tag, expires_us=at_us + 10**12)
+
+
+def look(bucket: Bucket | None, terms: Terms, now_us: int, cost: int = 0) -> tuple[Bucket | None, int]:
+    """The bucket after a check under these terms, and the tokens it tells of."""
+    stored, taken = take([bucket], [terms], [False], [cost], UNLOWERED, now_us)
+    return stored[0], taken.levels[0] // terms.period_ticks
+
+
+OLD = Terms.of(10, 10, MINUTE_US).under(Generation(1, START_US - MINUTE_US))
+CHANGE_US = START_US + 30 * SECOND_US
+
+
+@pytest.mark.parametrize(
+    ("capacity", "refill_tokens", "period_us", "later_s", "tokens"),
+    [
+        pytest.param(10, 10, MINUTE_US, 30, 5, id="the same terms again"),
+        pytest.param(20, 10, MINUTE_US, 30, 10, id="twice the capacity"),
+        pytest.param(5, 10, MINUTE_US, 30, 2, id="half the capacity, rounded down"),
+        pytest.param(10, 10, SECOND_US, 30, 5, id="a faster refill counts from the change"),
+        pytest.param(10, 1, SECOND_US, 33, 8, id="and then it counts"),
+        pytest.param(10, 1, 3600 * SECOND_US, 90, 5, id="a slower refill too"),
+        pytest.param(1_000_000, 1, 8640 * SECOND_US, 30, 500_000, id="other ticks"),
+    ],
+)
+def test_bucket_keeps_its_fill_ratio_when_terms_change(
+    capacity: int, refill_tokens: int, period_us: int, later_s: int, tokens: int
+) -> None:
+    new = Terms.of(capacity, refill_tokens, period_us).under(Generation(2, CHANGE_US))
+    # Empty at the start, so half full at the change. A share is a millionth: what is rounded off comes back within a moment.
+    _, told = look(hold(0, OLD), new, START_US + later_s * SECOND_US + 100)
+    assert told == tokens
+
+
+def test_refusal_brings_a_bucket_over_and_a_look_does_not() -> None:
+    slow = Terms.of(10, 1, 86_400 * SECOND_US).under(Generation(1, 0))
+    fast = Terms.of(10, 1, SECOND_US).under(Generation(2, START_US))
+    empty = hold(0, slow)
+    assert look(empty, fast, START_US)[0] is empty
+    refused, _ = look(empty, fast, START_US, cost=1)
+    assert refused is not None
+    assert (refused.level, refused.tag) == (0, fast.tag)
+    assert look(refused, fast, START_US + SECOND_US)[1] == 1
+
+
+def test_raised_limit_counts_from_its_change_for_those_who_come_later() -> None:
+    slow = Terms.of(10, 1, 86_400 * SECOND_US).under(Generation(1, 0))
+    fast = Terms.of(10, 1, SECOND_US).under(Generation(2, START_US))
+    assert look(hold(0, slow, START_US - MINUTE_US), fast, START_US + 3 * SECOND_US + 100)[1] == 3
+
+
+def test_bucket_of_newer_terms_is_decided_by_them_and_not_rescaled() -> None:
+    new = Terms.of(4, 4, MINUTE_US).under(Generation(2, START_US))
+    stored, told = look(hold(4, new), OLD, START_US, cost=1)
+    assert stored is not None
+    assert (stored.tag, stored.level, told) == (new.tag, 3 * MINUTE_US, 3)
+    _, taken = take([hold(4, new)], [OLD], [False], [5], UNLOWERED, START_US)
+    assert (taken.status, taken.levels) == (Status.LIMIT, (4 * MINUTE_US,))
+
+
+def test_newer_terms_are_told_in_the_units_of_the_caller_at_most_to_its_capacity() -> None:
+    new = Terms.of(1_000_000, 1, 8640 * SECOND_US).under(Generation(2, START_US))
+    assert look(hold(7, new), OLD, START_US)[1] == 7
+    assert look(hold(500_000, new), OLD, START_US)[1] == OLD.capacity
+
+
+def test_bucket_that_carries_no_terms_counts_as_new() -> None:
+    bucket = replace(hold(0, OLD), tag="3fa9c1")
+    assert look(bucket, FIVE_A_MINUTE, START_US)[1] == 5
+
+
+generations = st.builds(Generation, st.integers(0, 5), st.integers(START_US - MINUTE_US, START_US + MINUTE_US))
+changing_terms = st.builds(Terms.under, any_terms, generations)
+
+
+@given(
+    documents=st.lists(changing_terms, min_size=1, max_size=4),
+    schedule=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2 * SECOND_US), st.integers(1, 3)), max_size=60),
+)
+def test_mixed_documents_admit_no_more_than_the_most_generous_allows(
+    documents: list[Terms], schedule: list[tuple[int, int, int]]
+) -> None:
+    """A part of a bucket that was filled under one document may be spent under another: it is a part of the largest at most.
+
+    No bucket is forgotten here: that a full one is gives whoever is behind its own capacity once more.
+    """
+    bucket, now_us, admitted = None, START_US, 0
+    for which, later_us, cost in schedule:
+        now_us += later_us
+        (bucket,), taken = take([bucket], [documents[which % len(documents)]], [False], [cost], UNLOWERED, now_us)
+        admitted += cost if taken.status == Status.ALLOW else 0
+        bucket = bucket and replace(bucket, expires_us=now_us + 10**12)
+    most = max(terms.capacity for terms in documents)
+    filled = max(terms.refill / (terms.capacity_units * terms.tick_us) for terms in documents) * (now_us - START_US)
+    assert admitted <= most * (1 + filled) + 1e-6
+
+
+@given(units=st.integers(0, LARGEST_EXACT), whole=st.integers(1, LARGEST_EXACT), new_whole=st.integers(1, LARGEST_EXACT))
+def test_rescaling_rounds_down_by_a_millionth_at_most(units: int, whole: int, new_whole: int) -> None:
+    units = min(units, whole)
+    found = rescale(units, whole, new_whole)
+    assert found * whole <= units * new_whole
+    assert units * new_whole - found * whole <= whole * (new_whole / 2**20 + 1)
+    assert rescale(whole, whole, new_whole) == new_whole
 
 
 def test_bucket_past_its_expiry_counts_as_new() -> None:
@@ -329,7 +434,39 @@ def test_message_tells_the_largest_capacity_that_fits() -> None:
         Terms.of(104_250, 1, day_us)
 
 
-def test_tag_differs_with_every_part_of_the_terms() -> None:
-    variants = [(5, 5, MINUTE_US), (6, 5, MINUTE_US), (5, 6, MINUTE_US), (5, 5, SECOND_US)]
-    assert len({Terms.of(*variant).tag for variant in variants}) == len(variants)
-    assert Terms.of(5, 5, MINUTE_US) == FIVE_A_MINUTE
+@pytest.mark.parametrize(
+    ("terms", "tag"),
+    [
+        (FIVE_A_MINUTE, "0:5/1m"),
+        (Terms.of(30, 5, MINUTE_US).under(Generation(12, START_US)), "12:30:5/1m"),
+        (Terms.of(5, 5, 90 * SECOND_US), "0:5/90s"),
+        (Terms.of(5, 5, 500_000), "0:5/500000us"),
+        (Terms.of(1000, 1000, 86_400 * SECOND_US), "0:1000/1d"),
+        (Terms.of(1_000_000, 1, 8640 * SECOND_US), "0:1000000:1/8640000ms"),
+    ],
+)
+def test_tag_says_what_the_terms_are(terms: Terms, tag: str) -> None:
+    assert terms.tag == tag
+    found = Terms.parse(tag)
+    assert found is not None
+    assert found.under(terms.generation) == terms
+
+
+@pytest.mark.parametrize(
+    "tag", ["", "3fa9c1", "1:5", "1:5/0s", "1:0/1s", "1:0:5/1s", "1:5/1y", "-1:5/1s", "1:2:3:4/1s", "1:9007199254740992/1d"]
+)
+def test_what_is_no_tag_is_told_as_such(tag: str) -> None:
+    assert Terms.parse(tag) is None
+
+
+@given(terms=changing_terms)
+def test_every_tag_is_read_back(terms: Terms) -> None:
+    found = Terms.parse(terms.tag)
+    assert found is not None
+    assert found.under(terms.generation) == terms
+
+
+def test_usual_bucket_fits_an_embedded_string() -> None:
+    """Redis keeps a string of up to 44 bytes in one piece."""
+    for terms in (FIVE_A_MINUTE, Terms.of(50, 50, SECOND_US), Terms.of(1000, 1000, 86_400 * SECOND_US)):
+        assert len(f"{terms.capacity_units} {START_US} {terms.under(Generation(999, 0)).tag}") <= 44

@@ -36,7 +36,7 @@ def interpret(
     keys, argv = rest[: int(count)], iter(rest[int(count) :])
     assert next(argv) == "", "the server's own clock"
     deadline_us = int(next(argv))
-    terms = [[*(int(next(argv)) for _ in range(4)), next(argv)] for _ in range(int(next(argv)))]
+    terms = [[*(int(next(argv)) for _ in range(4)), next(argv), int(next(argv))] for _ in range(int(next(argv)))]
     shapes = []
     for _ in range(int(next(argv))):
         action, costs = next(argv), [int(cost) for cost in next(argv).split(",")]
@@ -87,6 +87,7 @@ def test_call_asks_for_every_check_in_order(batch: list[Plan], deadline_us: int)
                         limit.terms.period_ticks,
                         limit.terms.tick_us,
                         limit.terms.tag,
+                        limit.terms.generation.since_us,
                     ],
                     limit.is_shadow,
                 )
