@@ -72,6 +72,7 @@ def name_arguments(offence: Offence, ladder: Ladder, *, keep_ms: int, now_ms: in
         str(keep_ms),
         CHANGES_CHANNEL,
         "" if now_ms is None else str(now_ms),
+        str(ladder.jitter),
     ]
     for rung in ladder.rungs:
         arguments += [rung.penalty, str(rung.duration_ms), str(rung.factor or 1000)]
@@ -81,19 +82,22 @@ def name_arguments(offence: Offence, ladder: Ladder, *, keep_ms: int, now_ms: in
 class AbuseStore:
     """What is held against subjects, in Redis."""
 
-    def __init__(self, client: Redis, ladder: Ladder, *, keep_ms: int) -> None:
+    def __init__(self, client: Redis, *, keep_ms: int) -> None:
         self._client = client
-        self._ladder = ladder
         self._keep_ms = keep_ms
 
-    async def apply(self, offence: Offence) -> Applied:
+    async def apply(self, offence: Offence, ladder: Ladder) -> Applied:
         """Apply one offence, atomically and once: a repeat is answered with what came of it the first time.
+
+        Args:
+            offence: What happened.
+            ladder: What may follow.
 
         Raises:
             RedisAway: No answer. Call again until there is one, before anything that comes after this offence.
             OffenceRefused: Redis holds something else under the subject's keys. Do not call again.
         """
-        keys, arguments = name_arguments(offence, self._ladder, keep_ms=self._keep_ms)
+        keys, arguments = name_arguments(offence, ladder, keep_ms=self._keep_ms)
         try:
             try:
                 answer = await self._client.evalsha(APPLY_VERDICT.sha, len(keys), *keys, *arguments)

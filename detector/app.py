@@ -26,7 +26,7 @@ from detector.ladder import Offence
 from detector.metrics import Metrics
 from detector.publisher import KafkaAway, Notice, Publisher
 from detector.records import UndecodableRecord, decode_denials
-from detector.rules import Rules
+from detector.rules import Ladder, Rules
 from detector.shard import Shard, Weighing
 from detector.verdict import make_event, make_offence
 from topics.specs import DENIALS, FOREVER_MS, TopicSpec
@@ -283,7 +283,7 @@ class Detector:
         for crossing in weighing.crossings:
             offence = make_offence(crossing, weighing.origin, self._rules)
             try:
-                applied = await self._apply(message.partition, offence)
+                applied = await self._apply(message.partition, offence, self._rules.find_ladder(crossing.watch.rule))
             except OffenceRefused as error:
                 self._metrics.verdicts.labels(offence.rule, "refused").inc()
                 await self._set_aside(message, error, "failed")
@@ -307,8 +307,8 @@ class Detector:
             )
         await self._retry(message.partition, lambda: self._publisher.tell(notices))
 
-    async def _apply(self, partition: int, offence: Offence) -> Applied:
-        return await self._retry(partition, lambda: self._store.apply(offence))
+    async def _apply(self, partition: int, offence: Offence, ladder: Ladder) -> Applied:
+        return await self._retry(partition, lambda: self._store.apply(offence, ladder))
 
     async def _set_aside(self, message: faust.types.Message, error: Exception, kind: str) -> None:
         self._metrics.records.labels(kind).inc()

@@ -89,6 +89,17 @@ def choose_rung(start: int, score: int, rungs: int) -> int:
     return min(start + (score + STRIKE // 2) // STRIKE, rungs)
 
 
+def measure_jitter_ms(verdict_id: str, duration_ms: int, jitter: int) -> int:
+    """By how much a ban ends sooner: the same for the same verdict, spread evenly over verdicts.
+
+    Args:
+        verdict_id: Begins with 4 hexadecimal digits, which are the chance.
+        duration_ms: Of the rung.
+        jitter: Most, per mille of the duration.
+    """
+    return duration_ms * jitter // 1000 * int(verdict_id[:4], 16) // 65536 if jitter else 0
+
+
 def judge(state: AbuseState | None, offence: Offence, ladder: Ladder, *, now_ms: int, keep_ms: int) -> Judgement:
     """Decide what a first sight of an offence leads to. A repeat is answered from what was stored, and never comes here.
 
@@ -117,7 +128,10 @@ def judge(state: AbuseState | None, offence: Offence, ladder: Ladder, *, now_ms:
     number = choose_rung(offence.start, before, len(ladder.rungs))
     rung = ladder.rungs[number - 1]
     until_ms = offence.at_ms + rung.duration_ms
-    after = min(before + STRIKE, len(ladder.rungs) * STRIKE)
+    if rung.penalty == "ban":
+        until_ms -= measure_jitter_ms(offence.verdict_id, rung.duration_ms, ladder.jitter)
+    # A shorter ladder does not take back what a longer one has counted.
+    after = max(before, min(before + STRIKE, len(ladder.rungs) * STRIKE))
     if offence.is_shadow:
         shadow = Finding(
             result="shadow",

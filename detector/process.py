@@ -83,7 +83,7 @@ async def run(settings: Settings, rules: Rules) -> int:
                 partitions=partitions,
                 instance=settings.instance,
                 rules=rules,
-                store=AbuseStore(client, rules.ladder, keep_ms=DENIALS.retention_ms + rules.ladder.longest_ms),
+                store=AbuseStore(client, keep_ms=DENIALS.retention_ms + rules.longest_penalty_ms),
                 publisher=publisher,
                 metrics=metrics,
             )

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from pydantic import ValidationError
+import msgspec
 
-from topics.events import RECORDS, Event, FoldsEvent
+from topics.wire import DenialRecord, FoldsEvent
 
 # What lua.keys.name_subject can give. A subject is written into JSON as it is, so nothing else may come through.
 _IS_SUBJECT = re.compile(r"[a-z][a-z0-9_]*=[A-Za-z0-9@.+/,~_:%#-]{0,300}").fullmatch
+
+_decode: Callable[[bytes], DenialRecord] = msgspec.json.Decoder(DenialRecord).decode
 
 
 class UndecodableRecord(Exception):  # noqa: N818 - says what is the case
     """No record of topic ``denials``, or one that nobody can have meant. Set it aside and go on: it stays so."""
 
 
-def decode_denials(value: bytes | None) -> Event:
+def decode_denials(value: bytes | None) -> DenialRecord:
     """Read one record.
 
     Returns:
@@ -26,11 +29,9 @@ def decode_denials(value: bytes | None) -> Event:
         UndecodableRecord: It is none of these.
     """
     try:
-        record = RECORDS["denials"].validate_json(value or b"")
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UndecodableRecord(f"{where + ': ' if where else ''}{first['msg']}") from error
+        record = _decode(value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UndecodableRecord(str(error)) from error
     if isinstance(record, FoldsEvent):
         for fold in record.folds:
             if not _IS_SUBJECT(fold.subject):

@@ -5,23 +5,32 @@ from __future__ import annotations
 import hashlib
 import re
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
+    field_validator,
     model_validator,
 )
 
 from detector.durations import format_duration, parse_duration_ms
-from topics.events import Fold
 
 _IS_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}").fullmatch
 _IS_GLOB = re.compile(r"[A-Za-z0-9_.:/@+*-]{1,128}").fullmatch
+
+
+MOST_DISTINCT = 40
+"""Distinct actions or users that one window tells apart."""
+
+DESCRIBED = ("subject", "count", "counts", "threshold", "window", "actions", "rule")
+"""What a description may name in braces."""
 
 
 def _check_name(text: str) -> str:
@@ -49,6 +58,12 @@ def _parse_factor(value: object) -> object:
     raise ValueError(f"{value!r} is not a factor; allowed: a number from 0.001 to 0.999, like 0.5")
 
 
+def _parse_share(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        return round(value * 1000)
+    raise ValueError(f"{value!r} is not a share; allowed: a number from 0 to 1, like 0.5")
+
+
 def _bound_duration(lowest_ms: int, highest_ms: int) -> AfterValidator:
     def check(duration_ms: int) -> int:
         if not lowest_ms <= duration_ms <= highest_ms:
@@ -63,6 +78,8 @@ Name = Annotated[str, AfterValidator(_check_name)]
 Glob = Annotated[str, AfterValidator(_check_glob)]
 Globs = Annotated[tuple[Glob, ...], BeforeValidator(_wrap), Field(min_length=1, max_length=32)]
 DurationMs = Annotated[int, BeforeValidator(parse_duration_ms), PlainSerializer(format_duration)]
+Share = Annotated[int, BeforeValidator(_parse_share), PlainSerializer(lambda share: share / 1000)]
+"""Per mille."""
 FactorPerMille = Annotated[int, BeforeValidator(_parse_factor), PlainSerializer(lambda factor: factor / 1000)]
 
 
@@ -98,6 +115,8 @@ class Ladder(_Document):
     half_life: Annotated[DurationMs, _bound_duration(1_000, 365 * 86_400_000)]
     """After this time without offence, counted from the end of the last ban, half the strike score is left."""
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1, max_length=16)]
+    jitter: Share = 0
+    """By up to this share a ban ends sooner, so that not all who were banned together come back together. Kept per mille."""
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -123,25 +142,69 @@ class Match(_Document):
     action: Globs
     policy: Globs = ("*",)
     limit: Globs = ("*",)
+    attributes: Annotated[dict[Name, Globs], Field(max_length=8)] = {}
+    """Foldable attributes that all refusals of a fold have to share, and what they have to be."""
+
+
+class Harder(_Document):
+    """A higher threshold of the same rule, which a first offence answers with a higher rung."""
+
+    threshold: Annotated[int, Field(ge=1, le=1_000_000)]
+    start: Name
 
 
 class Rule(_Document):
     """When refusals of one subject are an offence."""
 
     name: Name
-    counts: Literal["denials"] = "denials"
-    """What is counted; one kind so far."""
+    description: Annotated[str, Field(max_length=256)] = "{count} {counts} of {actions} by {subject} within {window}"
+    """For people: what a verdict says, with the actual values in place of names in braces."""
+    severity: Literal["low", "medium", "high", "critical"] = "medium"
+    """For people and their alerts; decides nothing."""
+    counts: Literal["denials", "actions", "users"] = "denials"
+    """What is counted: refusals, or distinct actions or users behind them."""
     by: Name
     """Kind of the subject: ``user``, ``ip`` or another that the policies declare."""
     match: Match
     threshold: Annotated[int, Field(ge=1, le=1_000_000)]
-    """So many denials within the window are an offence."""
+    """So many within the window are an offence."""
     window: Annotated[DurationMs, _bound_duration(1_000, 86_400_000)]
     start: Name
     """Name of the rung that a first offence leads to."""
+    harder: Annotated[tuple[Harder, ...], Field(max_length=4)] = ()
+    """Further thresholds, each counted by itself, ascending."""
+    most_admitted: Share | None = None
+    """Gate: no offence while a greater share than this of the subject's checks passes. Written as 0.5, kept per mille."""
+    cool_down: Annotated[DurationMs, _bound_duration(1_000, 7 * 86_400_000)] | None = None
+    """For so long after an offence nothing is counted."""
+    ladder: Name | None = None
+    """Name of one of ``ladders``; without it, ``ladder``."""
     scope: Globs | None = None
     """Actions that a ban refuses; without it, those that the rule matches."""
     mode: Literal["enforce", "shadow"] = "enforce"
+    percent: Annotated[int, Field(ge=0, le=100, strict=True)] = 100
+    """Of the subjects, chosen by a stable hash, for whom the rule is enforced; for the others it is in shadow mode."""
+
+    @field_validator("description")
+    @classmethod
+    def _check_description(cls, text: str) -> str:
+        try:
+            text.format(**dict.fromkeys(DESCRIBED, "x"))
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            names = ", ".join(f"{{{name}}}" for name in DESCRIBED)
+            raise ValueError(f"{text!r} cannot be filled in; allowed are text and {names}") from error
+        return text
+
+    @model_validator(mode="after")
+    def _check_thresholds(self) -> Self:
+        thresholds = [self.threshold, *(harder.threshold for harder in self.harder)]
+        if any(one >= next_one for one, next_one in pairwise(thresholds)):
+            raise ValueError(f"thresholds have to ascend; these are {', '.join(map(str, thresholds))}")
+        if self.counts != "denials" and thresholds[-1] > MOST_DISTINCT:
+            raise ValueError(f"threshold {thresholds[-1]} is too high for distinct {self.counts}; at most {MOST_DISTINCT}")
+        if self.counts == "users" and self.by == "user":
+            raise ValueError("counts: users is for other kinds than user: a user is one")
+        return self
 
     @property
     def window_ms(self) -> int:
@@ -153,14 +216,18 @@ class Rule(_Document):
         """Globs of the actions that a ban of this rule refuses."""
         return self.scope or self.match.action
 
-    def covers(self, fold: Fold) -> bool:
-        """Whether the rule counts this fold."""
-        return (
-            fold.subject.partition("=")[0] == self.by
-            and matches_glob(self.match.action, fold.action)
-            and matches_glob(self.match.policy, fold.policy)
-            and matches_glob(self.match.limit, fold.limit)
-        )
+
+class Exemption(_Document):
+    """A subject that no rule punishes."""
+
+    kind: Name
+    value: Annotated[str, Field(min_length=1, max_length=1024)]
+    """As the check has it; addresses as one address, or a network: 203.0.113.0/24."""
+    reason: Annotated[str, Field(min_length=1, max_length=512)]
+    actor: Annotated[str, Field(min_length=1, max_length=128)]
+    """Who decided it."""
+    until: AwareDatetime | None = None
+    """End; without it, for good."""
 
 
 class Rules(_Document):
@@ -168,17 +235,25 @@ class Rules(_Document):
 
     version: Literal[1]
     ladder: Ladder
+    ladders: Annotated[dict[Name, Ladder], Field(max_length=16)] = {}
+    """For rules whose offences are to lead elsewhere."""
+    allowlist: Annotated[tuple[Exemption, ...], Field(max_length=10_000)] = ()
+    """Whom no rule punishes. An entry ends the bans that rules have led to."""
     rules: Annotated[tuple[Rule, ...], Field(max_length=256)]
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:
         names = [rule.name for rule in self.rules]
-        rungs = [rung.name for rung in self.ladder.rungs]
         for index, rule in enumerate(self.rules):
             if rule.name in names[:index]:
                 raise ValueError(f"rules[{index}]: {rule.name!r} is the name of another rule; allowed is one of its own")
-            if rule.start not in rungs:
-                raise ValueError(f"rules[{index}]: start {rule.start!r} is no rung; allowed: {', '.join(rungs)}")
+            if rule.ladder is not None and rule.ladder not in self.ladders:
+                allowed = ", ".join(self.ladders) or "none, for there are no ladders"
+                raise ValueError(f"rules[{index}]: {rule.ladder!r} is no ladder; allowed: {allowed}")
+            rungs = [rung.name for rung in self.find_ladder(rule).rungs]
+            for start in (rule.start, *(harder.start for harder in rule.harder)):
+                if start not in rungs:
+                    raise ValueError(f"rules[{index}]: start {start!r} is no rung; allowed: {', '.join(rungs)}")
         return self
 
     @cached_property
@@ -190,9 +265,18 @@ class Rules(_Document):
         """Give the rule of that name; there has to be one."""
         return next(rule for rule in self.rules if rule.name == name)
 
-    def start_rung(self, rule: Rule) -> int:
-        """Number of the rule's first rung, from 1."""
-        return 1 + [rung.name for rung in self.ladder.rungs].index(rule.start)
+    def find_ladder(self, rule: Rule) -> Ladder:
+        """Give the ladder that a rule's offences lead up."""
+        return self.ladder if rule.ladder is None else self.ladders[rule.ladder]
+
+    def start_rung(self, rule: Rule, start: str) -> int:
+        """Number of a rung of the rule's ladder, from 1."""
+        return 1 + [rung.name for rung in self.find_ladder(rule).rungs].index(start)
+
+    @property
+    def longest_penalty_ms(self) -> int:
+        """The longest duration of all rungs of all ladders."""
+        return max(ladder.longest_ms for ladder in (self.ladder, *self.ladders.values()))
 
 
 @lru_cache(maxsize=1024)
@@ -207,9 +291,10 @@ def matches_glob(globs: tuple[str, ...], text: str) -> bool:
 
 def find_risks(rules: Rules) -> tuple[str, ...]:
     """Say what is valid but may harm the innocent, one line each."""
-    bans = {number for number, rung in enumerate(rules.ladder.rungs, start=1) if rung.penalty == "ban"}
     return tuple(
         f"rule {rule.name}: bans users; where the user id is a mere claim of the caller, a forger could lock others out"
         for rule in rules.rules
-        if rule.by == "user" and rule.mode == "enforce" and any(number >= rules.start_rung(rule) for number in bans)
+        if rule.by == "user"
+        and rule.mode == "enforce"
+        and any(rung.penalty == "ban" for rung in rules.find_ladder(rule).rungs[rules.start_rung(rule, rule.start) - 1 :])
     )

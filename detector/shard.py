@@ -13,10 +13,11 @@ from functools import lru_cache
 
 import msgspec
 
-from detector.rules import Rule, Rules
+from detector.rules import Rules
 from detector.verdict import Origin
+from detector.watches import Watch, compile_watches
 from detector.windows import Crossing, Window, advance, count_denials
-from topics.events import ClosedEvent, Event, Fold, FoldsEvent, HeartbeatEvent
+from topics.wire import ClosedEvent, DenialRecord, Fold, FoldsEvent, HeartbeatEvent
 
 MOST_SUBJECTS = 50_000
 """Subjects that one partition remembers. Above, the tenth with the fewest denials is forgotten."""
@@ -28,6 +29,9 @@ FORGET_SOURCE_MS = 86_400_000
 SWEPT_PER_DRAIN = 1_000
 
 
+_UNUSED = Window()
+
+
 class Row(msgspec.Struct, frozen=True, array_like=True):
     """What is remembered of one subject."""
 
@@ -36,7 +40,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     touched_ms: int
     """When the broker took that record. Denials that come late from a spool are new, however old their event times are."""
     windows: dict[str, Window]
-    """By rule."""
+    """By the key of the watch."""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
@@ -112,7 +116,7 @@ class Shard:
             most: Subjects to remember at most, at least 10.
         """
         self._partition = partition
-        self._rules = {rule.name: rule for rule in rules.rules}
+        self._watches = {watch.key: watch for watch in compile_watches(rules)}
         self._rows = rows
         self._fresh: dict[str, Row | None] = {}
         past = msgspec.msgpack.decode(progress, type=Progress) if progress else Progress(-1, {})
@@ -121,7 +125,7 @@ class Shard:
         self._clock_ms = 0
         self._most = most
         self._sweep: Iterator[str] = iter(())
-        self._find_rules = lru_cache(maxsize=4096)(self._match_rules)
+        self._find_watches = lru_cache(maxsize=4096)(self._match_watches)
         self.offset = past.offset
         """Last record that is included, -1 for none."""
         self.evicted = 0
@@ -130,7 +134,7 @@ class Shard:
     def __len__(self) -> int:
         return len(self._rows) + sum(row is not None and key not in self._rows for key, row in self._fresh.items())
 
-    def weigh(self, offset: int, record: Event, *, taken_ms: int) -> Weighing:
+    def weigh(self, offset: int, record: DenialRecord, *, taken_ms: int) -> Weighing:
         """Say what a record would change. Changes nothing itself.
 
         Args:
@@ -206,19 +210,25 @@ class Shard:
         denials: dict[str, int] = {}
         late: dict[str, int] = {}
         for index, fold in enumerate(record.folds):
-            rules = self._find_rules(fold.subject.partition("=")[0], fold.action, fold.policy, fold.limit)
-            if not rules:
+            watches = self._find_watches(
+                fold.subject.partition("=")[0], fold.action, fold.policy, fold.limit, tuple(fold.attributes.items())
+            )
+            if not watches:
                 continue
             row = rows.get(fold.subject) or self._find_row(fold.subject)
             # A row that was flushed before a crash includes the record already, although the partition's progress does not.
             if row.offset >= offset and fold.subject not in rows:
                 continue
             windows = dict(row.windows)
-            for rule in rules:
-                step = advance(windows.get(rule.name, Window()), fold, rule)
-                windows[rule.name] = step.window
-                tally = late if step.is_late else denials
-                tally[rule.name] = tally.get(rule.name, 0) + fold.count
+            counted = ""
+            for watch in watches:
+                step = advance(windows.get(watch.key) or _UNUSED, fold, watch)
+                windows[watch.key] = step.window
+                name = watch.rule.name
+                if name != counted:
+                    tally = late if step.is_late else denials
+                    tally[name] = tally.get(name, 0) + fold.count
+                counted = name
                 if step.crossing:
                     crossings.append(msgspec.structs.replace(step.crossing, fold=index))
             rows[fold.subject] = Row(offset, taken_ms, windows)
@@ -239,9 +249,11 @@ class Shard:
         mark = self._marks.get(record.source)
         return max(0, record.seq - mark.n) if mark else 0
 
-    def _match_rules(self, kind: str, action: str, policy: str, limit: str) -> tuple[Rule, ...]:
-        fold = Fold(subject=f"{kind}=", action=action, policy=policy, limit=limit, count=1, first_ms=0, last_ms=0)
-        return tuple(rule for rule in self._rules.values() if rule.covers(fold))
+    def _match_watches(
+        self, kind: str, action: str, policy: str, limit: str, attributes: tuple[tuple[str, str], ...]
+    ) -> tuple[Watch, ...]:
+        fold = Fold(f"{kind}=", action, policy, limit, 1, 0, 0, attributes=dict(attributes))
+        return tuple(watch for watch in self._watches.values() if watch.covers(fold))
 
     def _find_row(self, subject: str) -> Row:
         if subject in self._fresh:
@@ -251,7 +263,7 @@ class Shard:
 
     def _is_idle(self, row: Row) -> bool:
         # Twice the window: a fold that is a little late must still find the ring that tells so.
-        longest_ms = max((self._rules[name].window_ms for name in row.windows if name in self._rules), default=0)
+        longest_ms = max((self._watches[key].window_ms for key in row.windows if key in self._watches), default=0)
         return row.touched_ms + 2 * longest_ms <= self._clock_ms
 
     def _sweep_idle(self) -> None:

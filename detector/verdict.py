@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from detector.durations import format_duration
 from detector.ladder import Finding, Offence
-from detector.rules import Rules
+from detector.rules import Rule, Rules
 from detector.windows import Crossing
 from topics.events import Evidence, VerdictEvent
 
@@ -43,28 +43,50 @@ def identify_verdict(crossing: Crossing, origin: Origin, *, version: str, start:
     Returns:
         32 hexadecimal digits.
     """
-    parts = (crossing.subject, crossing.rule, version, str(start), origin.source, str(origin.n), str(crossing.fold))
+    parts = (crossing.subject, crossing.watch.rule.name, version, str(start), origin.source, str(origin.n), str(crossing.fold))
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def make_offence(crossing: Crossing, origin: Origin, rules: Rules) -> Offence:
     """Say what the crossing of a rule is, before anything follows from it."""
-    rule = rules.find(crossing.rule)
-    start = rules.start_rung(rule)
+    watch = crossing.watch
+    rule = watch.rule
     return Offence(
-        verdict_id=identify_verdict(crossing, origin, version=rules.digest, start=start),
+        verdict_id=identify_verdict(crossing, origin, version=rules.digest, start=watch.start),
         subject=crossing.subject,
         rule=rule.name,
         scope=rule.ban_scope,
         at_ms=crossing.last_ms,
-        start=start,
-        is_shadow=rule.mode == "shadow",
+        start=watch.start,
+        is_shadow=rule.mode == "shadow" or not is_chosen(crossing.subject, rule),
+    )
+
+
+def is_chosen(subject: str, rule: Rule) -> bool:
+    """Whether the subject is among the percent for whom the rule is enforced; who is at 10 is at 20 too."""
+    hashed = hashlib.blake2b(f"{rule.name}\n{subject}".encode(), digest_size=8).digest()
+    return int.from_bytes(hashed) % 100 < rule.percent
+
+
+def describe(crossing: Crossing) -> str:
+    """Fill in the rule's description."""
+    watch = crossing.watch
+    rule = watch.rule
+    return rule.description.format(
+        subject=crossing.subject,
+        count=crossing.count,
+        counts=rule.counts,
+        threshold=watch.threshold,
+        window=format_duration(rule.window_ms),
+        actions=", ".join(rule.match.action),
+        rule=rule.name,
     )
 
 
 def make_event(crossing: Crossing, origin: Origin, offence: Offence, finding: Finding, rules: Rules) -> VerdictEvent:
     """Write the audit's entry. A repeat of an offence gives the same bytes, but for the offset of a record written twice."""
-    rule = rules.find(crossing.rule)
+    watch = crossing.watch
+    rule = watch.rule
     return VerdictEvent(
         verdict_id=offence.verdict_id,
         subject=offence.subject,
@@ -82,13 +104,14 @@ def make_event(crossing: Crossing, origin: Origin, offence: Offence, finding: Fi
         scope=offence.scope,
         ban_until_ms=finding.until_ms if finding.penalty == "ban" else None,
         factor=finding.factor,
-        reason=(
-            f"{crossing.count} denials of {', '.join(rule.match.action)} within {format_duration(rule.window_ms)};"
-            f" {rule.threshold} are an offence"
-        ),
+        severity=rule.severity,
+        reason=describe(crossing),
         evidence=Evidence(
             count=crossing.count,
-            threshold=rule.threshold,
+            counts=rule.counts,
+            denials=crossing.denials,
+            admitted=crossing.admitted,
+            threshold=watch.threshold,
             window_ms=rule.window_ms,
             first_ms=crossing.first_ms,
             last_ms=crossing.last_ms,

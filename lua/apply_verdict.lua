@@ -18,6 +18,8 @@
 -- ARGV[9]    keep_ms: how long findings are kept; offences that are older are refused.
 -- ARGV[10]   channel: where the new state is published.
 -- ARGV[11]   now_ms: time to use instead of the server's, milliseconds since the epoch; empty in production.
+-- ARGV[12]   jitter: by up to so much, per mille of its duration, a ban ends sooner; how much follows from the first 4
+--            hexadecimal digits of verdict_id.
 -- ARGV[...]  for each rung of the ladder, 3 values: penalty (warn, tighten, ban), duration_ms, factor in per mille.
 --
 -- No text may hold a quote, a backslash or a control character: it is written into JSON as it is.
@@ -36,7 +38,8 @@ local subject, verdict_id, rule, scope_text = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local at_ms, start, mode = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local half_life_ms, keep_ms, channel = tonumber(ARGV[8]), tonumber(ARGV[9]), ARGV[10]
 local now_ms = tonumber(ARGV[11])
-local first_rung_arg = 12
+local jitter = tonumber(ARGV[12])
+local first_rung_arg = 13
 local rungs = (#ARGV - first_rung_arg + 1) / 3
 
 local raw = call('GET', abuse_key)
@@ -151,6 +154,9 @@ local rung = min(start + floor((before + STRIKE / 2) / STRIKE), rungs)
 local rung_arg = first_rung_arg + (rung - 1) * 3
 local penalty, duration_ms, factor = ARGV[rung_arg], tonumber(ARGV[rung_arg + 1]), tonumber(ARGV[rung_arg + 2])
 local until_ms = at_ms + duration_ms
+if penalty == 'ban' and jitter > 0 then
+  until_ms = until_ms - floor(floor(duration_ms * jitter / 1000) * tonumber(verdict_id:sub(1, 4), 16) / 65536)
+end
 finding.penalty, finding.rung, finding.until_ms, finding.factor = penalty, rung, until_ms, factor
 
 if mode == 'shadow' then
@@ -159,7 +165,7 @@ if mode == 'shadow' then
 end
 
 state.rev = raw and state.rev + 1 or at_ms -- readers keep the highest, so a state that comes back must not start at 1
-state.score = min(before + STRIKE, rungs * STRIKE)
+state.score = max(before, min(before + STRIKE, rungs * STRIKE))
 state.score_at_ms = max(state.score_at_ms, penalty == 'ban' and until_ms or at_ms)
 state.half_life_ms = half_life_ms
 state.level = max(rung, before > 0 and state.level or 0)

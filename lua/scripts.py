@@ -48,6 +48,7 @@ APPLY_VERDICT = _load(
         "keep_ms",
         "channel",
         "now_ms",
+        "jitter",
         "...",
     ),
 )

@@ -226,6 +226,9 @@ class Evidence(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     count: Count
+    """Of what the rule counts."""
+    counts: Literal["denials", "actions", "users"] = "denials"
+    denials: Count = 0
     threshold: Count
     window_ms: Count
     first_ms: Instant
@@ -251,6 +254,8 @@ class VerdictEvent(Event):
     rule: str = ""
     """Empty for a human decision."""
     rule_version: str = ""
+    severity: Literal["", "low", "medium", "high", "critical"] = ""
+    """As the rule says; empty for a human decision."""
     rung: Count = 0
     at_ms: Instant
     """Event time of the offence, or when the person decided."""

@@ -132,7 +132,7 @@ def subtract(ranges: Iterable[Range], others: Iterable[Range]) -> Iterator[Range
 def clip(ranges: Iterable[Range], first: int, last: int) -> Iterator[Range]:
     """Keep what lies between two numbers, both included."""
     for low, high in ranges:
-        if low <= last and high >= first:
+        if low <= last and high >= first and first <= last:
             yield max(low, first), min(high, last)
 
 

@@ -5,7 +5,12 @@ Field for field the models of :mod:`topics.events` (a test compares them); a fie
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Number = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 
 
 class DecisionEvent(msgspec.Struct, tag="decision", tag_field="type", omit_defaults=True, gc=False):
@@ -46,49 +51,53 @@ class GapEvent(msgspec.Struct, tag="gap", tag_field="type", omit_defaults=True, 
     v: int = 1
 
 
-class HeartbeatEvent(msgspec.Struct, tag="heartbeat", tag_field="type", omit_defaults=True, gc=False):
+class HeartbeatEvent(
+    msgspec.Struct, tag="heartbeat", tag_field="type", omit_defaults=True, forbid_unknown_fields=True, gc=False
+):
     """See :class:`topics.events.HeartbeatEvent`."""
 
     source: str
-    seq: int
-    at_ms: int
-    v: int = 1
+    seq: Count
+    at_ms: Count
+    v: Literal[1] = 1
 
 
-class ClosedEvent(msgspec.Struct, tag="closed", tag_field="type", omit_defaults=True, gc=False):
+class ClosedEvent(msgspec.Struct, tag="closed", tag_field="type", omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """See :class:`topics.events.ClosedEvent`."""
 
     source: str
-    seq: int
-    at_ms: int
-    v: int = 1
+    seq: Count
+    at_ms: Count
+    v: Literal[1] = 1
 
 
-class Fold(msgspec.Struct, omit_defaults=True, gc=False):
+class Fold(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """See :class:`topics.events.Fold`."""
 
     subject: str
     action: str
     policy: str
     limit: str
-    count: int
-    first_ms: int
-    last_ms: int
-    admitted: int = 0
+    count: Number
+    first_ms: Count
+    last_ms: Count
+    admitted: Count = 0
     users: tuple[int, ...] = ()
     actions: tuple[int, ...] = ()
     attributes: dict[str, str] = {}
 
 
-class FoldsEvent(msgspec.Struct, tag="folds", tag_field="type", omit_defaults=True, gc=False):
+class FoldsEvent(msgspec.Struct, tag="folds", tag_field="type", omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """See :class:`topics.events.FoldsEvent`."""
 
     source: str
-    n: int
-    at_ms: int
-    folds: list[Fold] | list[msgspec.Raw]
-    """Raw where they have been encoded before, to be measured."""
-    v: int = 1
+    n: Number
+    at_ms: Count
+    folds: list[Fold]
+    v: Literal[1] = 1
+
+
+DenialRecord = FoldsEvent | HeartbeatEvent | ClosedEvent
 
 
 class OutcomeEvent(msgspec.Struct, tag="outcome", tag_field="type", omit_defaults=True, gc=False):

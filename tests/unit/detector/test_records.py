@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from detector.records import UndecodableRecord, decode_denials
 from lua.keys import name_subject
+from topics import wire
 from topics.events import Fold, FoldsEvent
 
 
@@ -17,7 +18,7 @@ def encode(subject: str, first_ms: int = 1, last_ms: int = 2) -> bytes:
 @given(kind=st.sampled_from(["user", "ip", "api_key2"]), value=st.text(max_size=400))
 def test_every_subject_that_can_be_named_is_read(kind: str, value: str) -> None:
     record = decode_denials(encode(name_subject(kind, value)))
-    assert isinstance(record, FoldsEvent)
+    assert isinstance(record, wire.FoldsEvent)
 
 
 @pytest.mark.parametrize(

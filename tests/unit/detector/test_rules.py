@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from config.document import DocumentError, parse_document, read_document
 from detector.rules import Rules, find_risks, matches_glob
-from topics.events import Fold
+from detector.watches import compile_watches
+from topics.wire import Fold
 
 DOCUMENT = """\
 version: 1
@@ -31,8 +33,8 @@ def parse(text: str) -> Rules:
 
 
 def make_fold(**changes: str) -> Fold:
-    values = {"subject": "user=alice", "action": "login", "policy": "login", "limit": "per_user"} | changes
-    return Fold(count=1, first_ms=0, last_ms=0, **values)
+    fold = Fold("user=alice", "login", "login", "per_user", 1, 0, 0)
+    return msgspec.structs.replace(fold, **changes)
 
 
 def test_shipped_rules_ban_a_brute_forcer_for_a_minute() -> None:
@@ -45,7 +47,7 @@ def test_shipped_rules_ban_a_brute_forcer_for_a_minute() -> None:
         10,
         60_000,
     )
-    assert [rung.duration_ms for rung in rules.ladder.rungs[rules.start_rung(rule) - 1 :]] == [
+    assert [rung.duration_ms for rung in rules.ladder.rungs[rules.start_rung(rule, rule.start) - 1 :]] == [
         60_000, 600_000, 3_600_000, 86_400_000
     ]  # fmt: skip
     assert rule.ban_scope == ("login",)
@@ -62,7 +64,7 @@ def test_defaults_are_the_rule_s_own_actions_and_enforcing() -> None:
     ("old", "new", "mistake"),
     [
         ("threshold: 10", "threshold: 0", ":12: rules[0].threshold: input should be greater than or equal to 1, not 0"),
-        ("threshold: 10", "treshold: 10", ":12: rules[0].treshold: unknown key; allowed are: name, counts, by, match, "),
+        ("threshold: 10", "treshold: 10", ":12: rules[0].treshold: unknown key; allowed are: name, description, "),
         ("    threshold: 10\n", "", "rules[0].threshold: is missing"),
         ("window: 60s", "window: 60", ":13: rules[0].window: 60 is not a duration; write a whole number and a unit"),
         ("window: 60s", "window: 500ms", ":13: rules[0].window: 500ms is out of bounds; allowed: 1s to 1d, not '500ms'"),
@@ -71,7 +73,18 @@ def test_defaults_are_the_rule_s_own_actions_and_enforcing() -> None:
         ("action: login", 'action: "log\\"in"', ":11: rules[0].match.action[0]: 'log\"in' is not a glob; allowed: letters"),
         ("action: login", "action: []", ":11: rules[0].match.action: value should have at least 1 item"),
         ("by: user", "by: user\n    mode: off", ":11: rules[0].mode: input should be 'enforce' or 'shadow'"),
-        ("by: user", "by: user\n    counts: users", ":11: rules[0].counts: input should be 'denials'"),
+        ("by: user", "by: user\n    counts: logins", ":11: rules[0].counts: input should be 'denials', 'actions' or 'users'"),
+        ("by: user", "by: user\n    counts: users", ":9: rules[0]: counts: users is for other kinds than user: a user is one"),
+        ("by: user\n", "by: ip\n    counts: users\n    harder: [{ threshold: 50, start: ban_1m }]\n",
+         ":9: rules[0]: threshold 50 is too high for distinct users; at most 40"),
+        ("by: user", "by: user\n    harder: [{ threshold: 10, start: ban_1m }]", "thresholds have to ascend; these are 10, 10"),
+        ("by: user", "by: user\n    harder: [{ threshold: 20, start: ban_2m }]", "start 'ban_2m' is no rung; allowed: warn"),
+        ("by: user", "by: user\n    ladder: soft", "rules[0]: 'soft' is no ladder; allowed: none, for there are no ladders"),
+        ("by: user", "by: user\n    most_admitted: 2", ":11: rules[0].most_admitted: 2 is not a share; allowed: a number"),
+        ("by: user", "by: user\n    percent: 101", ":11: rules[0].percent: input should be less than or equal to 100"),
+        ("by: user", 'by: user\n    description: "{who}"', "description: '{who}' cannot be filled in; allowed are"),
+        ("rules:", "allowlist: [{ kind: ip, value: x, reason: y }]\nrules:", "allowlist[0].actor: is missing"),
+        ("rules:", "allowlist: [{ kind: ip, value: x, reason: y, until: 2027-01-01 }]\nrules:", "allowlist[0].until: "),
         ("factor: 0.5", "factor: 1.5", ":6: ladder.rungs[1].factor: 1.5 is not a factor; allowed: a number from 0.001"),
         ("factor: 0.5, ", "", ":6: ladder.rungs[1]: factor belongs to the penalty tighten, and to it alone"),
         ("name: half", "name: warn", "ladder: two rungs have the same name"),
@@ -122,9 +135,9 @@ def test_globs_match_the_whole_action(globs: tuple[str, ...], text: str, is_matc
 )
 def test_rule_covers_a_fold_only_if_kind_action_policy_and_limit_match(changes: dict[str, str]) -> None:
     text = DOCUMENT.replace("{ action: login }", "{ action: login, policy: login, limit: per_user }")
-    [rule] = parse(text).rules
-    assert rule.covers(make_fold())
-    assert not rule.covers(make_fold(**changes))
+    [watch] = compile_watches(parse(text))
+    assert watch.covers(make_fold())
+    assert not watch.covers(make_fold(**changes))
 
 
 def test_banning_by_a_claimed_user_id_is_a_risk_and_shadow_is_none() -> None:

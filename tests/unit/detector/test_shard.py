@@ -11,7 +11,7 @@ from config.document import read_document
 from detector.rules import Rules
 from detector.shard import Changes, Shard, Weighing
 from detector.verdict import make_offence
-from topics.events import ClosedEvent, Event, Fold, FoldsEvent, HeartbeatEvent, OutcomeEvent
+from topics.wire import ClosedEvent, DenialRecord, Fold, FoldsEvent, HeartbeatEvent, OutcomeEvent
 
 RULES = read_document(Path("config/rules.yaml"), Rules).model
 T0 = 1_800_000_000_000
@@ -24,18 +24,18 @@ def make_shard(rows: dict[str, bytes] | None = None, progress: bytes | None = No
 def make_record(
     n: int, *subjects: str, count: int = 1, at_ms: int = T0, source: str = "s", action: str = "login"
 ) -> FoldsEvent:
-    folds = tuple(
+    folds = [
         Fold(subject=subject, action=action, policy="login", limit="per_user", count=count, first_ms=at_ms, last_ms=at_ms)
         for subject in subjects
-    )
+    ]
     return FoldsEvent(source=source, n=n, at_ms=at_ms, folds=folds)
 
 
-def weigh(shard: Shard, offset: int, record: Event, taken_ms: int = T0) -> Weighing:
+def weigh(shard: Shard, offset: int, record: DenialRecord, taken_ms: int = T0) -> Weighing:
     return shard.weigh(offset, record, taken_ms=taken_ms)
 
 
-def take(shard: Shard, offset: int, record: Event, taken_ms: int = T0) -> Weighing:
+def take(shard: Shard, offset: int, record: DenialRecord, taken_ms: int = T0) -> Weighing:
     weighing = weigh(shard, offset, record, taken_ms)
     shard.accept(weighing)
     return weighing
@@ -101,7 +101,7 @@ def test_missing_records_are_counted_once_by_records_and_by_heartbeats() -> None
 
 def test_record_of_another_topic_is_refused() -> None:
     with pytest.raises(TypeError, match="no record of topic denials"):
-        weigh(make_shard(), 0, OutcomeEvent(source="s", n=1, action="a", second_ms=0, count=1))
+        weigh(make_shard(), 0, OutcomeEvent(source="s", n=1, action="a", second_ms=0, count=1))  # type: ignore[arg-type]
 
 
 def test_drain_gives_each_change_once() -> None:
@@ -181,7 +181,7 @@ histories = st.lists(
 @settings(max_examples=300)
 @given(history=histories)
 def test_crashes_anywhere_neither_lose_nor_double_an_offence(history: list[tuple[str, int, int, str, bool, str, int]]) -> None:
-    log: list[Event] = []
+    log: list[DenialRecord] = []
     numbers: dict[str, int] = {}
     at_ms = T0
     for subject, count, later_ms, source, is_doubled, _, _ in history:

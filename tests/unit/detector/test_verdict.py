@@ -10,10 +10,13 @@ from config.document import read_document
 from detector.ladder import Finding
 from detector.rules import Rules
 from detector.verdict import Origin, identify_verdict, make_event, make_offence
+from detector.watches import compile_watches
 from detector.windows import Crossing
 
 RULES = read_document(Path("config/rules.yaml"), Rules).model
-CROSSING = Crossing(rule="brute_force", subject="user=m", count=12, first_ms=5, last_ms=9, fold=2)
+WATCH = compile_watches(RULES)[0]
+OTHER = dataclasses.replace(WATCH, rule=WATCH.rule.model_copy(update={"name": "other"}))
+CROSSING = Crossing(WATCH, "user=m", count=12, denials=12, admitted=0, first_ms=5, last_ms=9, fold=2)
 ORIGIN = Origin(partition=3, offset=77, source="e/0/1", n=8)
 
 
@@ -30,7 +33,7 @@ def test_verdict_of_the_same_crossing_has_the_same_id_wherever_the_record_lies()
     "other",
     [
         identify(msgspec.structs.replace(CROSSING, subject="user=n")),
-        identify(msgspec.structs.replace(CROSSING, rule="other")),
+        identify(msgspec.structs.replace(CROSSING, watch=OTHER)),
         identify(msgspec.structs.replace(CROSSING, fold=3)),
         identify(origin=dataclasses.replace(ORIGIN, n=9)),
         identify(origin=dataclasses.replace(ORIGIN, source="e/0/2")),
@@ -61,7 +64,7 @@ def test_event_tells_what_came_of_it_and_on_what_evidence() -> None:
     )
     event = make_event(CROSSING, ORIGIN, offence, finding, RULES)
     assert (event.verdict_id, event.rule_version, event.ban_until_ms) == (offence.verdict_id, RULES.digest, 60_009)
-    assert event.reason == "12 denials of login within 1m; 10 are an offence"
+    assert event.reason == "12 refused logins of user=m within 1m"
     assert event.evidence is not None
     assert (event.evidence.count, event.evidence.offset, event.evidence.n) == (12, 77, 8)
     unchanged = make_event(CROSSING, ORIGIN, offence, Finding(result="during_ban"), RULES)
