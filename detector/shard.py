@@ -118,6 +118,7 @@ class Shard:
         self._partition = partition
         self._watches = {watch.key: watch for watch in compile_watches(rules)}
         self._rows = rows
+        self._remembered = len(rows)
         self._fresh: dict[str, Row | None] = {}
         past = msgspec.msgpack.decode(progress, type=Progress) if progress else Progress(-1, {})
         self._marks = dict(past.marks)
@@ -132,7 +133,7 @@ class Shard:
         """Subjects forgotten for lack of room."""
 
     def __len__(self) -> int:
-        return len(self._rows) + sum(row is not None and key not in self._rows for key, row in self._fresh.items())
+        return self._remembered
 
     def weigh(self, offset: int, record: DenialRecord, *, taken_ms: int) -> Weighing:
         """Say what a record would change. Changes nothing itself.
@@ -161,7 +162,10 @@ class Shard:
             return
         self.offset = weighing.offset
         self._clock_ms = max(self._clock_ms, weighing.taken_ms)
-        self._fresh.update(weighing.rows)
+        for subject, row in weighing.rows.items():
+            if self._fresh.get(subject) is None and (subject in self._fresh or subject not in self._rows):
+                self._remembered += 1
+            self._fresh[subject] = row
         if weighing.mark:
             source, mark = weighing.mark
             self._has_new_marks = True
@@ -169,7 +173,7 @@ class Shard:
                 self._marks[source] = mark
             else:
                 self._marks.pop(source, None)
-        if weighing.rows and len(self) > self._most:
+        if self._remembered > self._most:
             self._evict()
 
     def skip(self, offset: int) -> None:
@@ -179,6 +183,7 @@ class Shard:
     def forget(self) -> None:
         """Drop everything: the topic was made anew, and offsets say nothing about what was read before."""
         self._fresh = dict.fromkeys([*self._rows, *self._fresh])
+        self._remembered = 0
         self._marks = {}
         self._has_new_marks = True
         self.offset = -1
@@ -274,12 +279,14 @@ class Shard:
                 return
             if key not in self._fresh and key in self._rows and self._is_idle(self._find_row(key)):
                 self._fresh[key] = None
+                self._remembered -= 1
 
     def _evict(self) -> None:
         held = {key: self._find_row(key) for key in {*self._rows, *self._fresh} if self._fresh.get(key, True) is not None}
         fewest = sorted(held, key=lambda key: (sum(map(count_denials, held[key].windows.values())), key))
         for key in fewest[: max(1, self._most // 10)]:
             self._fresh[key] = None
+            self._remembered -= 1
             self.evicted += 1
 
     def _forget_sources(self) -> None:

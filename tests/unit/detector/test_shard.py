@@ -134,6 +134,32 @@ def test_memory_is_bounded_and_the_fewest_denials_go_first() -> None:
     assert take(shard, 300, make_record(300, "user=abuser")).crossings
 
 
+def test_eviction_takes_a_tenth_and_no_more_before_the_next_drain() -> None:
+    shard = make_shard(most=100)
+    for number in range(109):
+        take(shard, number, make_record(1 + number, f"user=u{number}"))
+    assert shard.evicted == 10
+    assert len(shard) == 99
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "late", "drain", "forget"]), max_size=40))
+def test_length_is_the_number_of_subjects_that_are_remembered(steps: list[str]) -> None:
+    rows: dict[str, bytes] = {}
+    shard = make_shard(most=10)
+    for number, step in enumerate(steps):
+        if step == "drain":
+            write(rows, shard.drain())
+            assert len(shard) == len(rows)
+        elif step == "forget":
+            shard.forget()
+            assert len(shard) == 0
+        else:
+            at_ms = T0 + 10_000_000 * (step == "late")
+            take(shard, shard.offset + 1, make_record(1 + number, f"user={step}", at_ms=at_ms), at_ms)
+    write(rows, shard.drain())
+    assert len(shard) == len(rows)
+
+
 def test_sources_are_bounded() -> None:
     shard = make_shard()
     for number in range(1_500):
