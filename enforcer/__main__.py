@@ -17,21 +17,23 @@ import typer
 import uvloop
 
 from config.document import DocumentError, read_document
-from enforcer.access import Access, AccessDocument
+from enforcer.access import Access
 from enforcer.cluster_store import open_store
 from enforcer.decider import Decider
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
 from enforcer.folding import Folder
+from enforcer.guard import read_callers
 from enforcer.planner import Planner
 from enforcer.policy import Policies
 from enforcer.policy_document import PoliciesDocument, write_schema
 from enforcer.process import EXIT_BAD_CONFIG, EXIT_PORT_TAKEN, Address, serve
 from enforcer.producer import KafkaLog
 from enforcer.refusals import Refusals
-from enforcer.server import PortTaken
+from enforcer.server import PortTaken, Transport
 from enforcer.spool import Spool
 from enforcer.telemetry import configure_logs
+from enforcer.tls import BadCertificate, Tls, TlsFiles
 from enforcer.workers import Workers, hold_port
 from lua.address import parse_address
 
@@ -64,15 +66,23 @@ def run(
     ] = "redis://127.0.0.1:6379/0",
     kafka: Annotated[str, typer.Option(help="Kafka bootstrap servers.", envvar="KAFKA_BOOTSTRAP")] = "127.0.0.1:9092",
     transport: Annotated[
-        Literal["native", "grpcio"], typer.Option(help="HTTP/2 in Rust, or the reference server.", envvar="RATCHET_TRANSPORT")
-    ] = "native",
+        Literal["native", "grpcio"] | None,
+        typer.Option(
+            help="HTTP/2 in Rust, or the reference server. [default: native; with TLS grpcio]", envvar="RATCHET_TRANSPORT"
+        ),
+    ] = None,
     instance: Annotated[str, typer.Option(help="Name of this enforcer in events.", envvar="RATCHET_INSTANCE")] = "",
     redis_timeout_ms: Annotated[int, typer.Option(min=1, max=1000, help="Then the policy's without_redis decides.")] = 10,
     drain_ms: Annotated[
         int, typer.Option(min=0, max=60_000, help="How long SIGTERM keeps answering, for balancers to notice.")
     ] = 1000,
-    tokens: Annotated[
-        Path | None, typer.Option(help="Access document: who may call. Without one everybody may.", envvar="RATCHET_TOKENS")
+    access: Annotated[
+        Path | None, typer.Option(help="Access document: who may do what. Without one everybody may.", envvar="RATCHET_ACCESS")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain (PEM); needs --tls-key.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Authorities (PEM) of client certificates, which then every caller needs.")
     ] = None,
     spool: Annotated[
         Path | None,
@@ -87,11 +97,16 @@ def run(
 ) -> None:
     """Decide checks until SIGTERM or Ctrl-C."""
     configure_logs(log_level)
+    transport = transport or ("grpcio" if tls_cert is not None else "native")
     try:
         compiled = Policies.compile(read_document(policies, PoliciesDocument))
-        access = Access.compile(read_document(tokens, AccessDocument)) if tokens is not None else Access()
+        callers = read_callers(access) if access is not None else None
+        tls = _read_tls(tls_cert, tls_key, tls_client_ca, transport)
     except DocumentError as error:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
+        raise typer.Exit(EXIT_BAD_CONFIG) from error
+    except BadCertificate as error:
+        sys.stderr.write(f"{error}\n")
         raise typer.Exit(EXIT_BAD_CONFIG) from error
     if workers > 1 and worker is None:
         raise typer.Exit(_supervise(host, port, workers))
@@ -106,8 +121,25 @@ def run(
             source, KafkaLog(kafka, f"ratchet-{source}"), Folder(compiled.foldable), _open_spool(spool, name, boot, spool_mb)
         ),
     )
-    address = Address(host, port, metrics_port + (worker or 0) if metrics_port else 0, is_shared=worker is not None)
-    raise typer.Exit(uvloop.run(serve(decider, access, address, transport, drain_ms / 1000)))
+    address = Address(
+        host,
+        port,
+        metrics_port + (worker or 0) if metrics_port else 0,
+        is_shared=worker is not None,
+        tls=tls,
+        access_file=access,
+    )
+    raise typer.Exit(uvloop.run(serve(decider, Access(callers), address, transport, drain_ms / 1000)))
+
+
+def _read_tls(certificate: Path | None, key: Path | None, client_authority: Path | None, transport: Transport) -> Tls | None:
+    if certificate is None and key is None and client_authority is None:
+        return None
+    if certificate is None or key is None:
+        raise typer.BadParameter("--tls-cert and --tls-key go together, and --tls-client-ca with them")
+    if transport != "grpcio":
+        raise typer.BadParameter("TLS needs --transport grpcio: the native transport speaks in clear, behind a proxy or a mesh")
+    return Tls(TlsFiles(certificate, key, client_authority))
 
 
 def _read_clock_ms() -> int:

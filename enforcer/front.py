@@ -17,7 +17,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
-from enforcer.access import UNAUTHENTICATED, Access
+from enforcer.access import Access, Caller, PermissionDenied, Unauthenticated
 from enforcer.check import InvalidCheck
 from enforcer.decider import Decider
 from enforcer.decision import Decision
@@ -32,6 +32,11 @@ GATHER_S = 0.001
 """After a batch the next one gathers for so long. A call that comes alone waits for nothing; under load, handing calls over one
 by one would cost more than deciding them."""
 LARGEST_REQUEST_BYTES = 8 * 1024 * 1024
+LARGEST_METADATA_BYTES = 16 * 1024
+MOST_STREAMS = 1024
+"""Calls that one connection may have open."""
+KEEPALIVE_MS = 60_000
+"""A connection that is silent for so long is asked for a sign of life; one that gives none within 20 s is closed."""
 
 Encode = Callable[[Plan, Decision], bytes]
 Event = tuple[int, int, int, bytes | None, bytes | str | None]
@@ -39,6 +44,7 @@ Event = tuple[int, int, int, bytes | None, bytes | str | None]
 _INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 _RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 _UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED.value[0]
+_PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED.value[0]
 _INTERNAL = grpc.StatusCode.INTERNAL.value[0]
 
 log = structlog.get_logger(__name__)
@@ -63,7 +69,11 @@ class Front:
             OSError: The address is taken, or is none of this host.
         """
         self._decider, self._access = decider, access
-        self._calls: tuple[Callable[[int, bytes], None], ...] = (self._check, self._check_batch, self._should_rate_limit)
+        self._calls: tuple[Callable[[int, bytes, Caller | None], None], ...] = (
+            self._check,
+            self._check_batch,
+            self._should_rate_limit,
+        )
         paths = (
             "/ratchet.v1.Enforcer/Check",
             "/ratchet.v1.Enforcer/CheckBatch",
@@ -73,8 +83,10 @@ class Front:
             address,
             [(path, False) for path in paths],
             io_threads=IO_THREADS,
-            client_key_metadata="authorization" if access.hashes else None,
-            keepalive_permit_without_calls=False,
+            client_key_metadata="authorization" if access.callers is not None else None,
+            keepalive_time_ms=KEEPALIVE_MS,
+            max_concurrent_streams=MOST_STREAMS,
+            max_metadata_size=LARGEST_METADATA_BYTES,
             reuse_port=is_shared,
         )
         self._front.set_fallback(fallback_socket)
@@ -101,23 +113,32 @@ class Front:
 
     def _handle(self, events: Sequence[Event]) -> None:
         calls, fail = self._calls, self._front.fail
-        must_identify = bool(self._access.hashes)
+        access, confined = self._access, None
+        is_open = access.callers is None
         for kind, call_id, method, payload, authorization in events:
             if kind != EVENT_CALL or payload is None:
                 continue  # the caller left; its tokens are spent all the same
             try:
-                if must_identify and not self._access.admits(authorization):
-                    fail(call_id, _UNAUTHENTICATED, UNAUTHENTICATED)
-                elif len(payload) > LARGEST_REQUEST_BYTES:
+                if not is_open:
+                    # Without the metadata, the peer's address stands there, as text.
+                    caller = access.admit("check", authorization if isinstance(authorization, bytes) else None)
+                    confined = caller if caller.is_confined else None
+                if len(payload) > LARGEST_REQUEST_BYTES:
                     fail(
                         call_id,
                         _RESOURCE_EXHAUSTED,
                         f"the request has {len(payload)} bytes; {LARGEST_REQUEST_BYTES} are allowed",
                     )
                 else:
-                    calls[method](call_id, payload)
+                    calls[method](call_id, payload, confined)
             except InvalidCheck as error:
                 fail(call_id, _INVALID_ARGUMENT, str(error))
+            except Unauthenticated as error:
+                access.refused["UNAUTHENTICATED"] += 1
+                fail(call_id, _UNAUTHENTICATED, str(error))
+            except PermissionDenied as error:
+                access.refused["PERMISSION_DENIED"] += 1
+                fail(call_id, _PERMISSION_DENIED, str(error))
             except DecodeError:
                 fail(call_id, _INTERNAL, "the request is not the message that this method takes")
             except Exception:  # the edge: one call's fault must not cost the others of its batch their answers
@@ -125,14 +146,18 @@ class Front:
                 self._decider.failed_calls += 1
                 fail(call_id, _INTERNAL, "the enforcer failed on this call")
 
-    def _check(self, call_id: int, payload: bytes) -> None:
+    def _check(self, call_id: int, payload: bytes, confined: Caller | None) -> None:
         planner = self._decider.planner
         plan = planner.recall(payload) or plan_check(payload, planner)
+        if confined is not None:
+            confined.permit(plan)
         self._decider.submit(plan, partial(self._answer, call_id, payload, encode_response))
 
-    def _should_rate_limit(self, call_id: int, payload: bytes) -> None:
+    def _should_rate_limit(self, call_id: int, payload: bytes, confined: Caller | None) -> None:
         planner = self._decider.planner
         plan = planner.recall(payload) or plan_payload(payload, planner)
+        if confined is not None:
+            confined.permit(plan)
         self._decider.submit(plan, partial(self._answer, call_id, payload, encode_rls_response))
 
     def _answer(self, call_id: int, payload: bytes, encode: Encode, plan: Plan, decision: Decision) -> None:
@@ -140,8 +165,11 @@ class Front:
         if decision.outcome != "allow" and not decision.is_degraded:
             self._decider.planner.expect(payload, plan)
 
-    def _check_batch(self, call_id: int, payload: bytes) -> None:
+    def _check_batch(self, call_id: int, payload: bytes, confined: Caller | None) -> None:
         plans = plan_batch(payload, self._decider.planner)
+        if confined is not None:
+            for plan in plans:
+                confined.permit(plan)
         results: list[bytes] = [b""] * len(plans)
         waiting = len(plans)
 

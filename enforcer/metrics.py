@@ -11,14 +11,16 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from enforcer.access import Access
 from enforcer.decider import Decider
+from enforcer.tls import Tls
 
 
 class EnforcerCollector(Collector):
-    """Reads one decider's counts."""
+    """Reads the counts of one decider, and of who may ask it."""
 
-    def __init__(self, decider: Decider) -> None:
-        self._decider = decider
+    def __init__(self, decider: Decider, access: Access, tls: Tls | None = None) -> None:
+        self._decider, self._access, self._tls = decider, access, tls
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of the enforcer."""
@@ -27,10 +29,20 @@ class EnforcerCollector(Collector):
         for (outcome, reason), count in sorted(decider.counts.items()):
             decisions.add_metric([outcome, reason], count)
         yield decisions
+        refused = CounterMetricFamily("ratchet_refused_calls", "Calls of nobody who may make them.", labels=["code"])
+        for code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            refused.add_metric([code], self._access.refused[code])
+        yield refused
         for name, text, value in (
             ("ratchet_degraded_decisions", "Decisions that were made without Redis.", decider.degraded),
             ("ratchet_shadow_refusals", "Decisions that a limit in shadow mode would have refused.", decider.shadowed),
             ("ratchet_failed_calls", "Calls that a fault of the enforcer's ended without a decision.", decider.failed_calls),
+            ("ratchet_access_rejected", "Access documents that were bad, and not taken over.", self._access.rejected),
+            (
+                "ratchet_certificates_rejected",
+                "Renewed certificates that were bad, and not taken over.",
+                0 if self._tls is None else self._tls.rejected,
+            ),
             ("ratchet_cached_refusals", "Refusals answered from memory.", decider.refusals.hits),
             ("ratchet_redis_calls", "Script calls; decisions divided by this is how many share one.", store.stats.calls),
             ("ratchet_redis_checks", "Checks sent to Redis.", store.stats.checks),
@@ -60,10 +72,10 @@ class EnforcerCollector(Collector):
         yield policies
 
 
-def build_registry(decider: Decider) -> CollectorRegistry:
+def build_registry(decider: Decider, access: Access, tls: Tls | None = None) -> CollectorRegistry:
     """Build the registry of one enforcer process."""
     registry = CollectorRegistry()
-    registry.register(EnforcerCollector(decider))
+    registry.register(EnforcerCollector(decider, access, tls))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

@@ -7,15 +7,22 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import structlog
 
 from enforcer.access import Access
 from enforcer.changes import follow_changes
 from enforcer.decider import Decider
+from enforcer.guard import reload_callers
 from enforcer.server import PortTaken, Server, Transport
 from enforcer.telemetry import Telemetry
+from enforcer.tls import Tls
+from enforcer.watching import watch_files
 from enforcer.workers import watch_parent
 
 EXIT_FAILED = 1
@@ -35,6 +42,10 @@ class Address:
     """0 takes a free one."""
     is_shared: bool
     """Other workers listen on the same port."""
+    tls: Tls | None = None
+    """Certificates to serve with."""
+    access_file: Path | None = None
+    """Where the access document came from, to be read again when it changes."""
 
 
 async def serve(decider: Decider, access: Access, address: Address, transport: Transport, drain_s: float) -> int:
@@ -45,9 +56,17 @@ async def serve(decider: Decider, access: Access, address: Address, transport: T
         loop.add_signal_handler(number, stop.set)
     if address.is_shared:
         watch_parent(stop)
-    telemetry = Telemetry(decider)
+    telemetry = Telemetry(decider, access, address.tls)
     try:
-        server = Server(decider, access, host=address.host, port=address.port, transport=transport, is_shared=address.is_shared)
+        server = Server(
+            decider,
+            access,
+            host=address.host,
+            port=address.port,
+            transport=transport,
+            is_shared=address.is_shared,
+            tls=address.tls,
+        )
         await telemetry.start(address.host, address.metrics_port)
     except PortTaken as error:
         sys.stderr.write(f"{error}\n")
@@ -65,7 +84,8 @@ async def serve(decider: Decider, access: Access, address: Address, transport: T
             stop.set()
 
     following = loop.create_task(follow_changes(decider.store.url, decider.refusals, decider.fallback))
-    for task in (decider.store.start(), decider.emitter.start(), following):
+    watching = [loop.create_task(each) for each in _watch(access, address)]
+    for task in (decider.store.start(), decider.emitter.start(), following, *watching):
         task.add_done_callback(end_with)
     await server.start()
     log.info(
@@ -83,9 +103,18 @@ async def serve(decider: Decider, access: Access, address: Address, transport: T
     await stop.wait()
     log.info("enforcer_drains", seconds=drain_s)
     await server.drain(drain_s)
-    following.cancel()
+    for task in (following, *watching):
+        task.cancel()
     await decider.store.close()
     await decider.emitter.close(timeout_s=5.0)
     await telemetry.close()
     log.info("enforcer_stopped", decisions=sum(decider.counts.values()))
     return exit_code
+
+
+def _watch(access: Access, address: Address) -> Iterator[Coroutine[Any, Any, None]]:
+    """Take over access documents and certificates that are renewed."""
+    if address.access_file is not None:
+        yield watch_files([address.access_file], partial(reload_callers, access, address.access_file))
+    if address.tls is not None:
+        yield watch_files(address.tls.files.all, address.tls.reload)

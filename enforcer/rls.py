@@ -22,6 +22,7 @@ from enforcer.bucket import Terms
 from enforcer.check import LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check, name_attribute
 from enforcer.decider import Decider
 from enforcer.decision import Decision, LimitStatus, Outcome
+from enforcer.guard import current_caller
 from enforcer.layouts import Name, walk_fields
 from enforcer.plan import Descriptor, Plan
 from enforcer.planner import Planner
@@ -59,7 +60,9 @@ class RateLimitService(rls_pb2_grpc.RateLimitServiceServicer):
         context: grpc.aio.ServicerContext[rls_pb2.RateLimitRequest, rls_pb2.RateLimitResponse],  # noqa: ARG002 gRPC's signature
     ) -> rls_pb2.RateLimitResponse:
         """Decide all descriptors of one request together."""
-        return write_rls_response(*await self._decider.decide(plan_request(request, self._decider.planner)))
+        plan = plan_request(request, self._decider.planner)
+        current_caller().permit(plan)
+        return write_rls_response(*await self._decider.decide(plan))
 
 
 def plan_request(request: rls_pb2.RateLimitRequest, planner: Planner) -> Plan:

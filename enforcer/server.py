@@ -12,11 +12,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from enforcer.access import Access, AccessInterceptor
+from enforcer.access import Access
 from enforcer.decider import Decider
-from enforcer.front import LARGEST_REQUEST_BYTES, Front
+from enforcer.front import KEEPALIVE_MS, LARGEST_METADATA_BYTES, LARGEST_REQUEST_BYTES, MOST_STREAMS, Front
+from enforcer.guard import Guard
 from enforcer.rls import RateLimitService
 from enforcer.service import EnforcerService
+from enforcer.tls import Tls
 from ratchet.envoy import rls_pb2, rls_pb2_grpc
 from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
 
@@ -27,6 +29,10 @@ _SERVICES = (
     rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name,
 )
 _GRACE_S = 5.0
+MOST_CONNECTIONS = 10_000
+"""Of one process on ``grpcio``. On ``native`` its limit on open files is the bound."""
+SHORTEST_PING_MS = 5_000
+"""gRPC takes clients who ask for signs of life more often than every 5 minutes for attackers, unless told otherwise."""
 
 
 class PortTaken(Exception):  # noqa: N818 it says what is the case
@@ -44,7 +50,15 @@ class Server:
     """
 
     def __init__(
-        self, decider: Decider, access: Access, *, host: str, port: int, transport: Transport, is_shared: bool = False
+        self,
+        decider: Decider,
+        access: Access,
+        *,
+        host: str,
+        port: int,
+        transport: Transport,
+        is_shared: bool = False,
+        tls: Tls | None = None,
     ) -> None:
         """Bind the address.
 
@@ -55,12 +69,25 @@ class Server:
             port: 0 takes a free one, found in ``port`` afterwards.
             transport: Which server stands on the port.
             is_shared: Other processes of ours listen on the same port.
+            tls: Certificates to serve with, on ``grpcio`` alone; None: callers come in clear.
 
         Raises:
             PortTaken: It cannot be bound.
         """
-        options = [("grpc.max_receive_message_length", LARGEST_REQUEST_BYTES), ("grpc.so_reuseport", int(is_shared))]
-        self._server = grpc.aio.server(options=options, interceptors=[AccessInterceptor(access)] if access.hashes else [])
+        options = [
+            ("grpc.max_receive_message_length", LARGEST_REQUEST_BYTES),
+            ("grpc.absolute_max_metadata_size", LARGEST_METADATA_BYTES),
+            ("grpc.so_reuseport", int(is_shared)),
+        ]
+        if transport == "grpcio":  # behind the native front, one connection carries the calls of all
+            options += [
+                ("grpc.max_concurrent_streams", MOST_STREAMS),
+                ("grpc.max_allowed_incoming_connections", MOST_CONNECTIONS),
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_MS),
+            ]
+        self._server = grpc.aio.server(options=options, interceptors=[Guard(access)] if access.callers is not None else [])
         self._health = health.aio.HealthServicer()
         enforcer_pb2_grpc.add_EnforcerServicer_to_server(EnforcerService(decider), self._server)
         rls_pb2_grpc.add_RateLimitServiceServicer_to_server(RateLimitService(decider), self._server)
@@ -77,7 +104,11 @@ class Server:
                 self._front = Front(decider, access, address, socket, is_shared=is_shared)
                 self.port = self._front.port
             else:
-                self.port = self._server.add_insecure_port(address)
+                self.port = (
+                    self._server.add_insecure_port(address)
+                    if tls is None
+                    else self._server.add_secure_port(address, tls.credentials)
+                )
         except (OSError, RuntimeError) as error:
             self._remove_folder()
             raise PortTaken(address) from error

@@ -10,6 +10,7 @@ import grpc
 from enforcer.check import MOST_CHECKS_PER_BATCH, Check, InvalidCheck, validate_check
 from enforcer.decider import Decider
 from enforcer.decision import Decision
+from enforcer.guard import current_caller
 from enforcer.layouts import Name, walk_fields
 from enforcer.outcomes import InvalidReport, Report
 from enforcer.plan import Plan
@@ -49,6 +50,7 @@ class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
             plan = self._decider.planner.plan(read_check(request))
         except InvalidCheck as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        current_caller().permit(plan)
         return write_response(*await self._decider.decide(plan))
 
     async def CheckBatch(  # noqa: N802 gRPC's name
@@ -61,6 +63,8 @@ class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
             plans = read_batch(request, self._decider.planner)
         except InvalidCheck as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        for plan in plans:
+            current_caller().permit(plan)
         decided = await asyncio.gather(*[self._decider.decide(plan) for plan in plans])
         return enforcer_pb2.CheckBatchResponse(results=[write_response(plan, decision) for plan, decision in decided])
 
@@ -70,6 +74,8 @@ class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
         context: grpc.aio.ServicerContext[enforcer_pb2.ReportOutcomesRequest, enforcer_pb2.ReportOutcomesResponse],
     ) -> enforcer_pb2.ReportOutcomesResponse:
         """Take how a backend fared, all of it or nothing: INVALID_ARGUMENT names the first bad report."""
+        for report in request.reports:
+            current_caller().permit_action(report.action)
         try:
             self._decider.emitter.outcomes.add(
                 [_read_report(report) for report in request.reports], time.time_ns() // 1_000_000

@@ -10,8 +10,10 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from enforcer.access import Access
 from enforcer.decider import Decider
 from enforcer.metrics import build_registry
+from enforcer.tls import Tls
 
 
 def configure_logs(level: str = "info") -> None:
@@ -36,9 +38,9 @@ def configure_logs(level: str = "info") -> None:
 class Telemetry:
     """``/metrics``, ``/healthz`` (the process runs) and ``/readyz`` (it can decide exactly: Redis answers)."""
 
-    def __init__(self, decider: Decider) -> None:
+    def __init__(self, decider: Decider, access: Access, tls: Tls | None = None) -> None:
         self._decider = decider
-        self._registry: CollectorRegistry = build_registry(decider)
+        self._registry: CollectorRegistry = build_registry(decider, access, tls)
         app = web.Application()
         app.add_routes(
             [web.get("/metrics", self._metrics), web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]

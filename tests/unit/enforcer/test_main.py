@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from enforcer.__main__ import app
@@ -36,3 +37,20 @@ def test_absent_policies_exit_with_2(tmp_path: Path) -> None:
 def test_schema_is_printed_as_it_is_shipped() -> None:
     result = CliRunner().invoke(app, ["schema"])
     assert (result.exit_code, result.output) == (0, Path("config/policies.schema.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--redis", "redis://h/first"], "a Redis URL ends in the number of a database, as in /0"),
+        (["--tls-cert", "cert.pem"], "--tls-cert and --tls-key go together, and --tls-client-ca with them"),
+        (["--tls-client-ca", "ca.pem"], "--tls-cert and --tls-key go together, and --tls-client-ca with them"),
+        (["--tls-cert", "c", "--tls-key", "k", "--transport", "native"], "TLS needs --transport grpcio"),
+        (["--tls-cert", "/nowhere/c", "--tls-key", "/nowhere/k"], "/nowhere/c: No such file or directory"),
+        (["--access", "/nowhere/access.yaml"], "/nowhere/access.yaml: cannot be read"),
+    ],
+)
+def test_bad_options_exit_with_2_before_anything_starts(options: list[str], problem: str) -> None:
+    result = CliRunner(env={"TERMINAL_WIDTH": "400", "NO_COLOR": "1"}).invoke(app, ["run", *options])
+    assert result.exit_code == 2
+    assert problem in result.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.openmetrics.exposition import generate_latest
 
+from enforcer.access import Access
 from enforcer.decider import Decider
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
@@ -33,7 +34,7 @@ def decider() -> Decider:
 def test_every_metric_is_documented_with_its_type_and_no_other_is(decider: Decider) -> None:
     section = PAGE.read_text().split("\n## Enforcer\n")[1].split("\n## ")[0]
     documented = re.findall(r"^\| `(ratchet_\w+)` \| (\w+) \| (\S)", section, re.MULTILINE)
-    told = [(metric.name + _SUFFIXES[metric.type], metric.type) for metric in EnforcerCollector(decider).collect()]
+    told = [(metric.name + _SUFFIXES[metric.type], metric.type) for metric in EnforcerCollector(decider, Access()).collect()]
     assert sorted((name, kind) for name, kind, _ in documented) == sorted(told)
 
 
@@ -47,12 +48,12 @@ def test_every_metric_of_the_detector_is_documented_and_no_other_is() -> None:
 
 
 def test_every_metric_says_what_it_counts(decider: Decider) -> None:
-    for metric in EnforcerCollector(decider).collect():
+    for metric in EnforcerCollector(decider, Access()).collect():
         assert metric.documentation.endswith(".")
 
 
 def test_decisions_are_counted_by_outcome_and_reason_alone(decider: Decider) -> None:
     decider.counts["deny", "limit"] = 3
-    text = generate_latest(build_registry(decider)).decode()  # type: ignore[no-untyped-call]
+    text = generate_latest(build_registry(decider, Access())).decode()  # type: ignore[no-untyped-call]
     assert 'ratchet_decisions_total{outcome="deny",reason="limit"} 3.0\n' in text
     assert f'ratchet_policies_info{{version="{POLICIES_IN_FORCE.version}"}} 1.0\n' in text
