@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from enforcer.bucket import Status
+from enforcer.check import Check
 from enforcer.decider import Answer, Decider
 from enforcer.decision import Ban, Decision, Reading
 from enforcer.emission import Emitter
@@ -16,7 +17,7 @@ from enforcer.planner import Planner
 from enforcer.producer import KafkaLog
 from enforcer.refusals import Refusals
 from enforcer.store import RedisStore
-from tests.unit.enforcer.builders import POLICIES_IN_FORCE, make_plan
+from tests.unit.enforcer.builders import EVERYTHING, POLICIES_IN_FORCE, make_plan, make_policies
 
 NOW_US = 1_700_000_000_000_000
 
@@ -102,3 +103,12 @@ async def test_deciding_can_be_waited_for() -> None:
     bench = Bench(Reading(NOW_US, Status.ALLOW, levels=(0,)))
     plan, decision = await bench.decider.decide(make_plan())
     assert (plan.check.user_id, decision.outcome) == ("alice", "allow")
+
+
+def test_check_that_lacks_a_required_subject_is_refused_without_redis_and_emitted() -> None:
+    bench = Bench(Reading(NOW_US, Status.ALLOW))
+    planner = Planner(make_policies(EVERYTHING))
+    decision = bench.decide(planner.build(Check("alice", "login"), ((("user", 0),),), ["user=alice"]))
+    assert (decision.outcome, decision.reason, decision.limits, decision.refused_at_1) == ("deny", "limit", (), 0)
+    assert (bench.store.asked, bench.emitter.stats.offered, bench.decider.degraded) == (0, 1, 0)
+    assert bench.decider.counts == {("deny", "limit"): 1}

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcer.bucket import UNLOWERED, Status, take
-from enforcer.decision import Ban, Reading, Warned, decide, find_first
+from enforcer.decision import Ban, Reading, Warned, decide, find_first, refuse_incomplete
 from enforcer.planner import Planner
 from enforcer.service import write_response
-from tests.unit.enforcer.builders import make_check, make_plan, make_policies
+from tests.unit.enforcer.builders import EVERYTHING, make_check, make_plan, make_policies
 
 NOW_US = 1_700_000_000_000_000
 TOKEN = 60_000_000
@@ -135,3 +135,12 @@ def test_answer_that_depends_on_the_time_is_never_shared() -> None:
     template = Planner(policies).plan(make_check()).template
     assert template.limits[0].terms.tick_us == 1000
     assert find_first(template).levels is None
+
+
+def test_check_that_lacks_a_required_subject_is_denied_by_the_limits_that_require_it_and_blames_nobody() -> None:
+    planner = Planner(make_policies(EVERYTHING))
+    plan = planner.build(make_check(), ((("user", 0),),), ["user=alice"])
+    assert [limit.label for limit in plan.limits] == ["login:per_ip"]
+    decision = decide(plan, refuse_incomplete(plan, NOW_US))
+    assert (decision.outcome, decision.reason, decision.decided_at_ms) == ("deny", "limit", NOW_US // 1000)
+    assert (decision.refused, decision.refused_at_1, decision.limits, decision.is_shadow) == (0b1, 0, (), False)

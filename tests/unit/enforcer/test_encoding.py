@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcer.bucket import UNLOWERED, Status
-from enforcer.decision import Ban, Reading, Warned, decide
+from enforcer.decision import Ban, Reading, Warned, decide, refuse_incomplete
 from enforcer.encoding import encode_batch_response, encode_response, encode_rls_response, write_varint
 from enforcer.plan import Plan
 from enforcer.planner import Planner
+from enforcer.policy import Policies
 from enforcer.rls import plan_request, write_rls_response
 from enforcer.service import write_response
 from ratchet.envoy import descriptor_pb2, rls_pb2
 from ratchet.v1 import enforcer_pb2
-from tests.unit.enforcer.builders import POLICIES_IN_FORCE, make_plan
+from tests.unit.enforcer.builders import EVERYTHING, POLICIES_IN_FORCE, make_plan, make_policies
 
 NOW_US = 1_700_000_000_123_456
 BAN = Ban(NOW_US // 1000 + 5, 3, "brute_force", "v1", "user=alice", ("login", "a*"))
@@ -32,13 +34,13 @@ entries = st.sampled_from(
 )
 
 
-def make_envoy_plan(descriptors: list[list[tuple[str, str]]], domain: str) -> Plan:
+def make_envoy_plan(descriptors: list[list[tuple[str, str]]], domain: str, policies: Policies = POLICIES_IN_FORCE) -> Plan:
     entry = descriptor_pb2.RateLimitDescriptor.Entry
     built = [
         descriptor_pb2.RateLimitDescriptor(entries=[entry(key=key, value=value) for key, value in pairs])
         for pairs in descriptors
     ]
-    return plan_request(rls_pb2.RateLimitRequest(domain=domain, descriptors=built), Planner(POLICIES_IN_FORCE))
+    return plan_request(rls_pb2.RateLimitRequest(domain=domain, descriptors=built), Planner(policies))
 
 
 envoy_plans = st.builds(
@@ -88,6 +90,18 @@ def test_response_is_what_the_service_writes(data: st.DataObject, plan: Plan) ->
 def test_envoys_response_is_what_the_service_writes(data: st.DataObject, plan: Plan) -> None:
     decision = decide(plan, data.draw(readings(plan)))
     assert rls_pb2.RateLimitResponse.FromString(encode_rls_response(plan, decision)) == write_rls_response(plan, decision)
+
+
+@pytest.mark.parametrize("descriptors", [[], [[("user", "a")]], [[("user", "a")], [("country", "DE")], []]])
+def test_envoys_answer_to_a_request_that_lacks_a_required_subject_is_over_limit_throughout(
+    descriptors: list[list[tuple[str, str]]],
+) -> None:
+    plan = make_envoy_plan(descriptors, "login", make_policies(EVERYTHING))
+    decision = decide(plan, refuse_incomplete(plan, NOW_US))
+    response = rls_pb2.RateLimitResponse.FromString(encode_rls_response(plan, decision))
+    assert response == write_rls_response(plan, decision)
+    assert response.overall_code == rls_pb2.RateLimitResponse.OVER_LIMIT
+    assert [status.code for status in response.statuses] == [rls_pb2.RateLimitResponse.OVER_LIMIT] * len(descriptors)
 
 
 def test_batch_holds_its_responses_in_order() -> None:

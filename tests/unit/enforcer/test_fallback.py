@@ -13,7 +13,7 @@ from enforcer.check import Check
 from enforcer.decision import Ban, Reading, decide
 from enforcer.fallback import Fallback, covers, share_terms
 from enforcer.plan import Plan
-from tests.unit.enforcer.builders import make_plan
+from tests.unit.enforcer.builders import EVERYTHING, make_plan, make_policies
 
 NOW_US = 1_700_000_000_000_000
 NOW_MS = NOW_US // 1000
@@ -49,6 +49,14 @@ def test_cost_above_the_share_takes_the_whole_share() -> None:
     fallback = Fallback(2)
     assert read(fallback, make_plan(cost=5)).status == Status.ALLOW
     assert read(fallback, make_plan(cost=1)).status == Status.LIMIT
+
+
+def test_strictest_of_the_policies_that_apply_says_what_happens() -> None:
+    policies = make_policies(EVERYTHING)
+    assert read(Fallback(2), make_plan(attributes={"ip": "::1"}, policies=policies)).status == Status.LIMIT  # deny and local
+    fallback, plan = Fallback(100), make_plan(action="else", policies=policies)  # allow and local
+    assert plan.template.policy.without_redis == "allow"
+    assert [read(fallback, plan).status for _ in range(2)] == [Status.ALLOW, Status.LIMIT]
 
 
 @pytest.mark.parametrize("action", ["login", "other"])

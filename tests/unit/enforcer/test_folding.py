@@ -8,7 +8,7 @@ from enforcer import folding
 from enforcer.decision import Decision
 from enforcer.folding import MOST_HASHES, Folder, hash_text
 from enforcer.plan import Plan
-from tests.unit.enforcer.builders import make_plan, make_policies
+from tests.unit.enforcer.builders import EVERYTHING, make_plan, make_policies
 
 IP = {"ip": "203.0.113.7"}
 PER_IP, PER_USER = 0b01, 0b10
@@ -47,6 +47,12 @@ def test_limit_per_user_and_ip_counts_for_both_by_one_refusal() -> None:
     )
     plan = make_plan(attributes=IP, policies=policies)
     assert fold((plan, deny(0b1))) == {"user=alice": ("pair", 1), "ip=203.0.113.7": ("pair", 1)}
+
+
+def test_limit_per_an_attribute_counts_for_the_subjects_beside_it_alone() -> None:
+    plan = make_plan(attributes=IP | {"country": "DE"}, policies=make_policies(EVERYTHING))
+    assert plan.limits[1].label == "logins:per_country"
+    assert fold((plan, deny(0b10))) == {"ip=203.0.113.7": ("per_country", 1)}
 
 
 @pytest.mark.parametrize(

@@ -11,25 +11,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcer import layouts
+from enforcer.bucket import Terms
 from enforcer.check import InvalidCheck
 from enforcer.layouts import Layouts, walk_fields
 from enforcer.plan import Plan
 from enforcer.planner import Planner
+from enforcer.policy import Override, Overrides
 from enforcer.rls import plan_payload, plan_request
 from enforcer.service import plan_batch, plan_check, read_batch, read_check
 from ratchet.envoy import rls_pb2
 from ratchet.v1 import enforcer_pb2
-from tests.unit.enforcer.builders import POLICIES_IN_FORCE
+from tests.unit.enforcer.builders import EVERYTHING, POLICIES_IN_FORCE, make_policies
 
-USERS = st.sampled_from(["alice", "bobby", "a b{}", "\u00e4\u00f6", "\U0001f98a", "x" * 300, ""])
-VALUES = st.sampled_from(["203.0.113.7", "203.0.113.8", "::ffff:1.2.3", "curl", ""])
-KEYS = st.sampled_from(["user", "user_id", "remote_address", "ip", "path", "", "\u00fc"])
+USERS = st.sampled_from(["alice", "carol", "dave1", "partner", "bobby", "a b{}", "\u00e4\u00f6", "\U0001f98a", "x" * 300, ""])
+VALUES = st.sampled_from(["gold", "PRO", "DE", "2001:db8::7", "203.0.113.7", "203.0.113.8", "::ffff:1.2.3", "curl", ""])
+KEYS = st.sampled_from(["plan", "country", "user", "user_id", "remote_address", "ip", "path", "", "\u00fc"])
+
+FEW = Override(Terms.of(2, 2, 1_000_000))
+RUN_TIME: list[Overrides] = [
+    {},
+    {"user=alice": {("search", "per_user"): FEW, ("default", "per_user"): FEW}, "ip=203.0.113.7": {("login", "per_ip"): FEW}},
+    {"user=partner": {("everywhere", "per_user"): FEW}, "user=carol": {("nothing", "such"): FEW}},
+]
+
+
+def planners() -> st.SearchStrategy[Planner]:
+    """Under a plain document, and under one with all that a document can say."""
+    return st.sampled_from([POLICIES_IN_FORCE, make_policies(EVERYTHING)]).map(Planner)
 
 
 @st.composite
 def envoy_requests(draw: st.DrawFn) -> bytes:
     request = rls_pb2.RateLimitRequest(
-        domain=draw(st.sampled_from(["login", "login", "shared", "", "a b", "x" * 130])),
+        domain=draw(st.sampled_from(["login", "login", "search", "search/x", "shared", "", "a b", "x" * 130])),
         hits_addend=draw(st.sampled_from([0, 0, 0, 3])),
     )
     for entries in draw(st.lists(st.lists(st.tuples(KEYS, USERS | VALUES), max_size=3), max_size=3)):
@@ -43,8 +57,8 @@ def envoy_requests(draw: st.DrawFn) -> bytes:
 def checks(draw: st.DrawFn) -> bytes:
     check = enforcer_pb2.CheckRequest(
         user_id=draw(USERS),
-        action=draw(st.sampled_from(["login", "login", "shared", "", "other"])),
-        attributes=draw(st.dictionaries(st.sampled_from(["ip", "agent", "Bad", "country"]), VALUES, max_size=3)),
+        action=draw(st.sampled_from(["login", "login", "search", "shared", "", "other"])),
+        attributes=draw(st.dictionaries(st.sampled_from(["ip", "agent", "Bad", "country", "plan"]), VALUES, max_size=3)),
         suppressed=draw(st.sampled_from([0, 0, 2])),
         suppressed_limits=draw(st.sampled_from([(), (), ("login:per_user",)])),
     )
@@ -65,18 +79,22 @@ def tell(read: Callable[[], Plan | list[Plan]]) -> object:
     return [(plan.check, plan.keys, plan.subjects, plan.template) for plan in (plans if isinstance(plans, list) else [plans])]
 
 
-@given(st.lists(envoy_requests(), max_size=12))
-def test_envoys_requests_are_planned_from_bytes_as_from_messages(payloads: list[bytes]) -> None:
-    planner = Planner(POLICIES_IN_FORCE)
-    for payload in [*payloads, *payloads]:
+@given(planners(), st.lists(envoy_requests(), max_size=12), st.sampled_from(RUN_TIME))
+def test_envoys_requests_are_planned_from_bytes_as_from_messages(
+    planner: Planner, payloads: list[bytes], run_time: Overrides
+) -> None:
+    for number, payload in enumerate([*payloads, *payloads]):
+        if number == len(payloads):
+            planner.override(run_time)
         expected = tell(partial(lambda it: plan_request(rls_pb2.RateLimitRequest.FromString(it), planner), payload))
         assert tell(partial(plan_payload, payload, planner)) == expected
 
 
-@given(st.lists(checks(), max_size=12))
-def test_checks_are_planned_from_bytes_as_from_messages(payloads: list[bytes]) -> None:
-    planner = Planner(POLICIES_IN_FORCE)
-    for payload in [*payloads, *payloads]:
+@given(planners(), st.lists(checks(), max_size=12), st.sampled_from(RUN_TIME))
+def test_checks_are_planned_from_bytes_as_from_messages(planner: Planner, payloads: list[bytes], run_time: Overrides) -> None:
+    for number, payload in enumerate([*payloads, *payloads]):
+        if number == len(payloads):
+            planner.override(run_time)
         expected = tell(partial(lambda it: planner.plan(read_check(enforcer_pb2.CheckRequest.FromString(it))), payload))
         assert tell(partial(plan_check, payload, planner)) == expected
 
@@ -152,3 +170,21 @@ def test_walk_ends_with_no_field_where_the_bytes_are_no_message() -> None:
 def test_empty_request_has_no_layout() -> None:
     assert Layouts().plan(b"") is None
     assert Layouts().plan(b"\x0a") is None
+
+
+def test_request_whose_limits_vary_is_parsed_each_time_and_one_with_further_attributes_is_not() -> None:
+    planner = Planner(make_policies(EVERYTHING))
+
+    def is_known_again(domain: str, **entries: str) -> bool:
+        request = rls_pb2.RateLimitRequest(domain=domain)
+        descriptor = request.descriptors.add()
+        for key, value in entries.items():
+            descriptor.entries.add(key=key, value=value)
+        plan_payload(request.SerializeToString(), planner)
+        return planner.requests.plan(request.SerializeToString()) is not None
+
+    assert not is_known_again("search", user="alice")
+    assert not is_known_again("search", user="alice", plan="gold")
+    assert is_known_again("other", user="alice", plan="gold")
+    assert is_known_again("login", user="alice", ip="::1", country="DE")
+    assert is_known_again("login", user="alice")

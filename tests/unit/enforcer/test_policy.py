@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from hypothesis import given
@@ -114,7 +114,7 @@ def test_limit_that_is_enforced_for_some_has_a_form_in_shadow_mode() -> None:
     assert (plain.varies, plain.shadow) == (False, None)
 
 
-@lru_cache
+@cache
 def compile_percent(percent: int, mode: str = "enforce", *, required: bool = False) -> Limit:
     text = (
         "version: 1\nsubjects: [user]\npolicies:\n  - name: d\n    match: { action: '*' }\n    limits:\n"

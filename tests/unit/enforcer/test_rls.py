@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enforcer.bucket import UNLOWERED, Status, Terms
-from enforcer.decision import Ban, Decision, Reading, decide
+from enforcer.decision import Ban, Decision, Reading, decide, refuse_incomplete
 from enforcer.plan import Plan
 from enforcer.planner import Planner
 from enforcer.policy import Limit
 from enforcer.rls import plan_request, write_limit, write_rls_response
 from ratchet.envoy import descriptor_pb2, rls_pb2
-from tests.unit.enforcer.builders import POLICIES_IN_FORCE
+from tests.unit.enforcer.builders import EVERYTHING, POLICIES_IN_FORCE, make_policies
 
 NOW_US = 1_700_000_000_000_000
 TOKEN = 60_000_000
@@ -190,3 +190,37 @@ def test_terms_are_told_in_the_largest_unit_that_divides_the_period(period_us: i
     assert (written.name, written.requests_per_unit, written.unit) == ("p:l", 7, unit)
     assert written.unit_multiplier.value == multiplier
     assert UNLOWERED == 1000
+
+
+def plan_everything(*descriptors: Pairs, domain: str = "login") -> Plan:
+    return plan_request(make_request(*descriptors, domain=domain), Planner(make_policies(EVERYTHING)))
+
+
+def test_further_attributes_are_in_keys_wherever_they_stand_among_the_descriptors() -> None:
+    planned = plan_everything([("country", "DE"), ("remote_address", "::1")], [("user", "alice")], [("country", "FR")])
+    assert planned.subjects == ("ip=::/64", "user=alice")
+    assert (planned.template.kinds, planned.template.attributes) == (("ip", "user"), ("country", "country"))
+    assert [limit.label for limit in planned.limits] == [
+        "logins:per_country", "login:per_ip", "everywhere:per_user", "login:per_user"
+    ]  # fmt: skip
+    assert planned.bucket_keys[0] == "rate_limit:{country=DE&ip=::/64}:logins:per_country"
+    assert planned.template.positions == ((0, 1), (2, 3), ())
+
+
+def test_tier_is_an_entry_of_any_descriptor() -> None:
+    planned = plan_everything([("user", "alice")], [("plan", "gold")], domain="search")
+    assert planned.limits[1].tier == "gold"
+
+
+@pytest.mark.parametrize("descriptors", [[], [[("user", "alice")]], [[("user", "alice")], [("country", "DE")]]])
+def test_request_that_lacks_a_required_subject_is_incomplete(descriptors: list[Pairs]) -> None:
+    planned = plan_everything(*descriptors)
+    assert planned.template.is_incomplete
+    assert [limit.label for limit in planned.limits] == ["login:per_ip"]
+    assert planned.bucket_keys == ()
+    response = write_rls_response(planned, decide(planned, refuse_incomplete(planned, NOW_US)))
+    assert [response.overall_code, *[status.code for status in response.statuses]] == [OVER_LIMIT] * (1 + len(descriptors))
+
+
+def test_request_that_names_a_required_subject_anywhere_is_complete() -> None:
+    assert not plan_everything([("user", "alice")], [("remote_address", "::1")]).template.is_incomplete

@@ -93,3 +93,14 @@ def test_keys_are_named_as_documented() -> None:
     assert name_verdict(subject, "ab12") == "verdict:{user=alice}:ab12"
     assert join_subjects([]) == "global"
     assert join_subjects([subject, "ip=::/64"]) == "user=alice&ip=::/64"
+
+
+def test_tiers_and_shadow_mode_have_buckets_of_their_own() -> None:
+    keys = [
+        name_bucket("user=alice", "login", limit, tier, is_shadow=is_shadow)
+        for limit in ("shadow", "tier", "per_user")
+        for tier in ("", "shadow", "tier", "gold")
+        for is_shadow in (False, True)
+    ]
+    assert keys[-1] == "rate_limit:{user=alice}:login:per_user:tier=gold:shadow"
+    assert len(set(keys)) == len(keys)
