@@ -26,6 +26,7 @@ from enforcer.folding import Folder
 from enforcer.guard import read_callers
 from enforcer.planner import Planner
 from enforcer.policy import Policies
+from enforcer.policy_diff import describe_changes
 from enforcer.policy_document import PoliciesDocument, write_schema
 from enforcer.process import EXIT_BAD_CONFIG, EXIT_PORT_TAKEN, Address, serve
 from enforcer.producer import KafkaLog
@@ -36,6 +37,8 @@ from enforcer.telemetry import configure_logs
 from enforcer.tls import BadCertificate, Tls, TlsFiles
 from enforcer.workers import Workers, hold_port
 from lua.address import parse_address
+
+EXIT_DIFFERENT = 1
 
 log = structlog.get_logger("enforcer")
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The decision service.")
@@ -170,16 +173,26 @@ def _supervise(host: str, port: int, count: int) -> int:
 
 
 @app.command("check-config")
-def check_config(file: Annotated[Path, typer.Argument(help="Policies document.")]) -> None:
+def check_config(
+    file: Annotated[Path, typer.Argument(help="Policies document.")],
+    diff: Annotated[
+        Path | None, typer.Option(help="Print what changes against this document; exit 1 if anything does.", metavar="OLD")
+    ] = None,
+) -> None:
     """Validate a policies document: exit 0, or 2 with a line for each problem."""
     try:
-        compiled = Policies.compile(read_document(file, PoliciesDocument))
+        loaded = read_document(file, PoliciesDocument)
+        compiled = Policies.compile(loaded)
+        changes = [] if diff is None else describe_changes(read_document(diff, PoliciesDocument), loaded)
     except DocumentError as error:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         raise typer.Exit(EXIT_BAD_CONFIG) from error
     policies = list(compiled)
     limits = sum(len(policy.limits) for policy in policies)
     typer.echo(f"{file}: version {compiled.version}: {len(policies)} policies, {limits} limits in force")
+    if diff is not None:
+        typer.echo("\n".join(changes) or f"no check is decided otherwise than under {diff}")
+        raise typer.Exit(EXIT_DIFFERENT if changes else 0)
 
 
 @app.command()

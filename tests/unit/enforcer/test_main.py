@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from enforcer.__main__ import app
+from tests.unit.enforcer.builders import POLICIES
 
 
 def test_good_policies_are_told_in_one_line() -> None:
@@ -54,3 +55,22 @@ def test_bad_options_exit_with_2_before_anything_starts(options: list[str], prob
     result = CliRunner(env={"TERMINAL_WIDTH": "400", "NO_COLOR": "1"}).invoke(app, ["run", *options])
     assert result.exit_code == 2
     assert problem in result.stderr
+
+
+def test_what_changes_against_an_older_document_is_printed_and_is_exit_1(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text(POLICIES)
+    new.write_text(POLICIES.replace("capacity: 30, refill: 30/1m", "capacity: 20, refill: 20/1m"))
+    result = CliRunner().invoke(app, ["check-config", str(new), "--diff", str(old)])
+    assert result.exit_code == 1
+    assert result.output.splitlines()[1:] == ["login:per_ip: tightened: capacity 30 refill 30/1m, now capacity 20 refill 20/1m"]
+    result = CliRunner().invoke(app, ["check-config", str(old), "--diff", str(old)])
+    assert (result.exit_code, result.output.splitlines()[1:]) == (0, [f"no check is decided otherwise than under {old}"])
+
+
+def test_older_document_that_is_bad_is_told_as_such(tmp_path: Path) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text("version: 2\n")
+    result = CliRunner().invoke(app, ["check-config", "config/policies.yaml", "--diff", str(old)])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == f"{old}:1: version: input should be 1, not 2"
