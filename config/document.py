@@ -22,6 +22,7 @@ _UNITS_US = {"us": 1, "ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_00
 _DURATION = re.compile(r"(\d{1,9})(us|ms|s|m|h|d)")
 _PLACE = re.compile(r"([\w.\[\]]+): ")
 _SCALARS = (str, int, float, type(None))
+_DEEPEST = 50
 _LARGEST_BYTES = 4 * 1024 * 1024
 
 
@@ -84,15 +85,13 @@ def parse_document(text: str, model: type[Model], *, name: str) -> Loaded[Model]
     if len(text) > _LARGEST_BYTES:
         raise DocumentError([f"{name}: larger than {_LARGEST_BYTES} bytes"])
     try:
-        _reject_aliases(text, name)
+        _reject_traps(text, name)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         _reject_doubles(root, name)
         content = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DocumentError([f"{name}:{line}: not YAML: {error.problem}"]) from error
-    except RecursionError as error:
-        raise DocumentError([f"{name}: nested too deeply"]) from error
     except (yaml.YAMLError, ValueError) as error:
         raise DocumentError([f"{name}: not YAML: {error}"]) from error
     if not isinstance(content, dict):
@@ -104,12 +103,19 @@ def parse_document(text: str, model: type[Model], *, name: str) -> Loaded[Model]
     return Loaded(parsed, hashlib.sha256(text.encode()).hexdigest()[:12], text)
 
 
-def _reject_aliases(text: str, name: str) -> None:
-    """An alias may repeat itself without bound."""
+def _reject_traps(text: str, name: str) -> None:
+    """An alias may repeat itself without bound, and the parser's time grows with the square of the depth."""
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             line = event.start_mark.line + 1 if event.start_mark else 1
             raise DocumentError([f"{name}:{line}: aliases (*name) are not allowed; write it out"])
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _DEEPEST:
+                raise DocumentError([f"{name}: nested too deeply"])
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _reject_doubles(root: yaml.Node | None, name: str) -> None:
