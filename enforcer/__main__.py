@@ -65,7 +65,7 @@ def run(
     ] = 9464,
     redis: Annotated[
         str,
-        typer.Option(help="Redis URL; see docs/redis-cluster.md.", envvar="REDIS_URL", callback=_check_redis),
+        typer.Option(help="Redis URL; see docs/redis.md.", envvar="REDIS_URL", callback=_check_redis),
     ] = "redis://127.0.0.1:6379/0",
     kafka: Annotated[str, typer.Option(help="Kafka bootstrap servers.", envvar="KAFKA_BOOTSTRAP")] = "127.0.0.1:9092",
     transport: Annotated[
