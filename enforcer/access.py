@@ -7,6 +7,7 @@ Without a document everybody may do everything.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -196,6 +197,21 @@ class Access:
     """Documents that were not taken over, since the start."""
     _known: dict[str | bytes, Caller] = field(default_factory=dict)
     """By the whole value of ``authorization``. Callers alone are kept, so strangers cannot fill it."""
+
+    def serves_admin(self, host: str) -> bool:
+        """Whether administration may be served on an address: callers are known there, or are on this host.
+
+        Where it may not, ``EnforcerAdmin`` is not registered: its methods are UNIMPLEMENTED.
+
+        Args:
+            host: Address that is listened on; a name other than ``localhost`` counts as reachable from elsewhere.
+        """
+        if self.callers is not None or host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
 
     def replace(self, callers: Callers) -> None:
         """Put another document in force, from the next call on."""

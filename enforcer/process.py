@@ -97,6 +97,8 @@ async def serve(decider: Decider, access: Access, address: Address, transport: T
         source=decider.emitter.source,
         pid=os.getpid(),
     )
+    if not access.serves_admin(address.host):
+        log.warning("admin_not_served", host=address.host, why="off loopback it needs --access, to know who calls")
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again
     gc.set_threshold(50_000, 20, 50)

@@ -97,6 +97,16 @@ def test_without_a_document_everybody_may_do_everything() -> None:
     assert not ANYBODY.is_confined
 
 
+@pytest.mark.parametrize(
+    ("host", "is_served"),
+    [("127.0.0.1", True), ("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
+     ("10.0.0.1", False), ("enforcer.internal", False), ("", False)],
+)  # fmt: skip
+def test_administration_off_loopback_needs_a_document(host: str, is_served: bool) -> None:
+    assert Access().serves_admin(host) is is_served
+    assert Access(compile_callers(BACKEND)).serves_admin(host)
+
+
 def test_document_that_is_replaced_counts_from_the_next_call_on() -> None:
     access = Access(compile_callers(BACKEND))
     access.admit("check", "Bearer secret")
