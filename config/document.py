@@ -69,15 +69,31 @@ def read_document(path: Path, model: type[Model]) -> Loaded[Model]:
     Raises:
         DocumentError: It cannot be read or is refused.
     """
+    return parse_document(read_text(path), model, name=str(path))
+
+
+def read_text(path: Path) -> str:
+    """Read the text of one document.
+
+    Raises:
+        DocumentError: It cannot be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DocumentError([f"{path}: cannot be read: {error}"]) from error
-    return parse_document(text, model, name=str(path))
 
 
-def parse_document(text: str, model: type[Model], *, name: str) -> Loaded[Model]:
-    """Validate the text of one document; ``name`` stands for the file in messages.
+def parse_document(
+    text: str, model: type[Model], *, name: str, loader: type[yaml.SafeLoader | yaml.BaseLoader] = yaml.SafeLoader
+) -> Loaded[Model]:
+    """Validate the text of one document.
+
+    Args:
+        text: YAML.
+        model: What it must be.
+        name: Stands for the file in messages.
+        loader: How scalars are read; the base loader leaves all as the text that stands there.
 
     Raises:
         DocumentError: The document is refused.
@@ -88,7 +104,7 @@ def parse_document(text: str, model: type[Model], *, name: str) -> Loaded[Model]
         _reject_traps(text, name)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         _reject_doubles(root, name)
-        content = yaml.safe_load(text)
+        content = yaml.load(text, loader)  # noqa: S506 both build nothing but text, numbers, lists and mappings
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DocumentError([f"{name}:{line}: not YAML: {error.problem}"]) from error

@@ -16,16 +16,17 @@ import structlog
 import typer
 import uvloop
 
-from config.document import DocumentError, read_document
+from config.document import DocumentError
 from enforcer.access import Access
 from enforcer.cluster_store import open_store
 from enforcer.decider import Decider
 from enforcer.emission import Emitter
+from enforcer.envoy_domain import list_limits
+from enforcer.envoy_files import load_policies
 from enforcer.fallback import Fallback
 from enforcer.folding import Folder
 from enforcer.guard import read_callers
 from enforcer.planner import Planner
-from enforcer.policy import Policies
 from enforcer.policy_diff import describe_changes
 from enforcer.policy_document import PoliciesDocument, write_schema
 from enforcer.process import EXIT_BAD_CONFIG, EXIT_PORT_TAKEN, Address, serve
@@ -53,11 +54,12 @@ def _check_redis(url: str) -> str:
     return url
 
 
+_POLICIES_HELP = "Policies document; or a file, or a folder of files, of envoyproxy/ratelimit."
+
+
 @app.command()
 def run(
-    policies: Annotated[Path, typer.Option(help="Policies document.", envvar="RATCHET_POLICIES")] = Path(
-        "config/policies.yaml"
-    ),
+    policies: Annotated[Path, typer.Option(help=_POLICIES_HELP, envvar="RATCHET_POLICIES")] = Path("config/policies.yaml"),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 takes a free one.")] = 50051,
     metrics_port: Annotated[
@@ -102,7 +104,7 @@ def run(
     configure_logs(log_level)
     transport = transport or ("grpcio" if tls_cert is not None else "native")
     try:
-        compiled = Policies.compile(read_document(policies, PoliciesDocument))
+        compiled = load_policies(policies)
         callers = read_callers(access) if access is not None else None
         tls = _read_tls(tls_cert, tls_key, tls_client_ca, transport)
     except DocumentError as error:
@@ -174,21 +176,25 @@ def _supervise(host: str, port: int, count: int) -> int:
 
 @app.command("check-config")
 def check_config(
-    file: Annotated[Path, typer.Argument(help="Policies document.")],
+    file: Annotated[Path, typer.Argument(help=_POLICIES_HELP)],
     diff: Annotated[
-        Path | None, typer.Option(help="Print what changes against this document; exit 1 if anything does.", metavar="OLD")
+        Path | None,
+        typer.Option(help="Print what changes against this policies document; exit 1 if anything does.", metavar="OLD"),
     ] = None,
 ) -> None:
-    """Validate a policies document: exit 0, or 2 with a line for each problem."""
+    """Validate a policies document, or files of envoyproxy/ratelimit: exit 0, or 2 with a line for each problem."""
     try:
-        loaded = read_document(file, PoliciesDocument)
-        compiled = Policies.compile(loaded)
-        changes = [] if diff is None else describe_changes(read_document(diff, PoliciesDocument), loaded)
+        compiled = load_policies(file)
+        changes = []
+        if diff is not None:
+            changes = describe_changes(read_document(diff, PoliciesDocument), read_document(file, PoliciesDocument))
     except DocumentError as error:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         raise typer.Exit(EXIT_BAD_CONFIG) from error
     policies = list(compiled)
-    limits = sum(len(policy.limits) for policy in policies)
+    limits = sum(len(policy.limits) for policy in policies) + sum(
+        len(list(list_limits(root))) for root in compiled.domains.values()
+    )
     typer.echo(f"{file}: version {compiled.version}: {len(policies)} policies, {limits} limits in force")
     if diff is not None:
         typer.echo("\n".join(changes) or f"no check is decided otherwise than under {diff}")

@@ -39,7 +39,14 @@ UNREGISTERED = Generation(0, 0)
 
 
 class TermsOutOfRange(ValueError):  # noqa: N818 it says what is wrong
-    """The terms cannot be counted exactly. Do not round them: choose others."""
+    """The terms cannot be counted exactly. Do not round them: choose others.
+
+    ``largest`` is the largest capacity that could be, with this refill.
+    """
+
+    def __init__(self, capacity: int, largest: int) -> None:
+        self.largest = largest
+        super().__init__(f"capacity {capacity} is too large for this refill period; at most {largest} is allowed with it")
 
 
 _TICKS = {"d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "us": 1}
@@ -51,7 +58,7 @@ class Terms:
     """What one limit allows, in the units of the script."""
 
     capacity: int
-    """Most tokens, >= 1."""
+    """Most tokens; 0 refuses everything."""
     refill: int
     """Tokens per period; units that one tick adds."""
     period_ticks: int
@@ -81,7 +88,7 @@ class Terms:
         """Choose the finest tick in which these terms are exact.
 
         Args:
-            capacity: Tokens, >= 1.
+            capacity: Tokens, >= 0.
             refill: Tokens per period, >= 1.
             period_us: Microseconds, >= 1.
 
@@ -95,7 +102,7 @@ class Terms:
                 return cls(capacity, refill, period_ticks, tick_us)
         milliseconds = max(1, period_us // 1000)
         largest = min(LARGEST_EXACT // milliseconds, LARGEST_EXACT // UNLOWERED * refill // milliseconds)
-        raise TermsOutOfRange(f"capacity {capacity} is too large for this refill period; at most {largest} is allowed with it")
+        raise TermsOutOfRange(capacity, largest)
 
     @classmethod
     def parse(cls, tag: str) -> Self | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ LARGEST_LABEL = 256
 
 is_action = re.compile(r"[!-~]{1,128}").fullmatch
 """Whether a text may be an action."""
+_UNKNOWN = "unknown"
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9_]{1,64}").fullmatch
 
 
@@ -93,6 +95,14 @@ def _validate_suppressed(suppressed: int, limits: Sequence[str]) -> None:
             raise InvalidCheck(
                 f"suppressed_limits: {label[:64]!r} has {len(label)} characters; at most {LARGEST_LABEL} are allowed"
             )
+
+
+@lru_cache(maxsize=4096)
+def bound_action(text: str) -> str:
+    """An action for any text: ``unknown`` for none, its SHA-256 for what is out of bounds."""
+    if not text:
+        return _UNKNOWN
+    return text if is_action(text) else f"sha256:{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}"
 
 
 @lru_cache(maxsize=65_536)

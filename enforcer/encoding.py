@@ -146,7 +146,12 @@ def _write_headers(outcome: Outcome, retry_after_s: int, rule: str) -> bytes:
 def encode_rls_response(plan: Plan, decision: Decision) -> bytes:
     """Write ``envoy.service.ratelimit.v3.RateLimitResponse``."""
     statuses, ban = decision.limits, decision.ban
-    if decision.is_degraded or (len(statuses) != len(plan.template.limits) and ban is None):
+    if (
+        decision.is_degraded
+        or decision.is_shadow
+        or plan.template.tells_more
+        or (len(statuses) != len(plan.template.limits) and ban is None)
+    ):
         return write_rls_response(plan, decision).SerializeToString()
     if decision.outcome == "allow":
         if statuses and statuses is find_first(plan.template).limits:

@@ -10,6 +10,7 @@ import msgspec
 
 from enforcer.bucket import UNLOWERED, Bucket, Status, Terms, take
 from enforcer.decision import Ban, Reading
+from enforcer.globs import matches
 from enforcer.plan import Plan, Template
 
 MOST_BUCKETS = 100_000
@@ -108,23 +109,11 @@ def _share_template(template: Template, enforcers: int) -> Template:
 
 
 def share_terms(terms: Terms, enforcers: int) -> Terms:
-    """One process's share: the capacity divided (at least 1), the refill period multiplied."""
-    return replace(terms, capacity=max(1, terms.capacity // enforcers), period_ticks=terms.period_ticks * enforcers)
+    """One process's share: the capacity divided (at least 1, unless it is 0), the refill period multiplied."""
+    capacity = max(min(1, terms.capacity), terms.capacity // enforcers)
+    return replace(terms, capacity=capacity, period_ticks=terms.period_ticks * enforcers)
 
 
 def covers(scope: tuple[str, ...], action: str) -> bool:
     """Whether a ban's globs cover an action; ``*`` stands for any run of characters."""
-    return any(glob in {"*", action} or _matches(glob, action) for glob in scope)
-
-
-def _matches(glob: str, text: str) -> bool:
-    first, *middle, last = glob.split("*") if "*" in glob else (glob, "")
-    if "*" not in glob or not text.startswith(first) or not text.endswith(last) or len(text) < len(first) + len(last):
-        return False
-    position, end = len(first), len(text) - len(last)
-    for part in middle:
-        position = text.find(part, position, end)
-        if position < 0:
-            return False
-        position += len(part)
-    return True
+    return any(glob in {"*", action} or matches(glob.split("*"), action) for glob in scope)

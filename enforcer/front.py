@@ -23,7 +23,7 @@ from enforcer.decider import Decider
 from enforcer.decision import Decision
 from enforcer.encoding import encode_batch_response, encode_response, encode_rls_response
 from enforcer.plan import Plan
-from enforcer.rls import plan_payload
+from enforcer.rls_request import plan_payload
 from enforcer.service import plan_batch, plan_check
 
 MOST_EVENTS_PER_BATCH = 128

@@ -6,7 +6,7 @@ template; planning one check is then a matter of joining strings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,6 +19,20 @@ from lua.keys import join_subjects, name_abuse, name_bucket, name_subject
 
 Descriptor = tuple[tuple[str, int], ...]
 """What one descriptor names: kind, and the slot of the name. Subjects have the first slots, further attributes the last."""
+
+
+class Chosen(NamedTuple):
+    """A descriptor whose limit does not follow from the kinds that it names: the request gave it, or it was found by values."""
+
+    named: Descriptor
+    limit: Limit | None
+    """None: nothing limits it."""
+    slots: tuple[int, ...] = ()
+    """Of the names that tell the limit's buckets apart, one for each kind of its ``per``."""
+    is_unlimited: bool = False
+    """A person wrote that nothing limits it."""
+    is_by_value: bool = False
+    """Other values of the same kinds may be limited otherwise."""
 
 
 class KeyForm(NamedTuple):
@@ -49,9 +63,13 @@ class Template:
     attributes: tuple[str, ...] = ()
     """Kind of the further attribute in each slot after the subjects."""
     varies: bool = False
-    """Which forms of its limits apply depends on more than the kinds that are named: the tier, or who it is."""
+    """Which limits apply, or in which forms, depends on more than the kinds that are named: the tier, who it is, values."""
     is_incomplete: bool = False
     """A subject that is required is absent: the check is refused. The limits are those that require it, without buckets."""
+    unlimited: frozenset[int] = frozenset()
+    """Descriptors of which a person wrote that nothing limits them."""
+    tells_more: bool = False
+    """Answers to Envoy say more than codes and limits."""
 
 
 class Plan(msgspec.Struct, frozen=True, gc=False):
@@ -82,7 +100,7 @@ class Plan(msgspec.Struct, frozen=True, gc=False):
         return self.keys[len(self.subjects) :]
 
 
-def compile_template(policies: Policies, action: str, descriptors: Sequence[Descriptor]) -> Template:
+def compile_template(policies: Policies, action: str, descriptors: Sequence[Descriptor | Chosen]) -> Template:
     """Find which limits apply to checks of this form, each in the form that those of no tier have.
 
     A limit applies to a descriptor that names every kind of its ``per``; one that is ``per: []`` applies to all. A limit and
@@ -93,19 +111,18 @@ def compile_template(policies: Policies, action: str, descriptors: Sequence[Desc
     places: dict[tuple[Limit, tuple[int, ...]], int] = {}
     positions = []
     for descriptor in descriptors:
-        slots = dict(descriptor)
-        kinds.update((slot, kind) for kind, slot in descriptor)
+        names = descriptor.named if isinstance(descriptor, Chosen) else descriptor
+        kinds.update((slot, kind) for kind, slot in names)
         mine = []
-        for limit in (limit for policy in applying for limit in policy.limits):
-            if any(kind not in slots and kind != "action" for kind in limit.per):
-                continue
-            named = tuple(slots[kind] for kind in limit.per if kind != "action")
+        for limit, named in _choose(applying, descriptor):
             mine.append(places.setdefault((limit, named), len(places)))
         positions.append(tuple(mine))
     named_kinds = [kinds[slot] for slot in sorted(kinds)]
     found = {limit for limit, _ in places}
     absent = tuple(limit for policy in applying for limit in policy.limits if limit.is_required and limit not in found)
     limits = absent or tuple(limit for limit, _ in places)
+    chosen = [each if isinstance(each, Chosen) else None for each in descriptors]
+    unlimited = frozenset(place for place, each in enumerate(chosen) if each is not None and each.is_unlimited)
     return Template(
         action,
         applying[-1],
@@ -117,9 +134,25 @@ def compile_template(policies: Policies, action: str, descriptors: Sequence[Desc
         () if absent else tuple(_form_key(limit, action, named) for limit, named in places),
         find_strictest(applying),
         tuple(kind for kind in named_kinds if kind not in policies.subjects),
-        varies=not absent and any(limit.varies for limit in limits),
+        varies=any(each is not None and each.is_by_value for each in chosen)
+        or (not absent and any(limit.varies for limit in limits)),
         is_incomplete=bool(absent),
+        unlimited=unlimited,
+        tells_more=bool(unlimited) or any(limit.told is not None and limit.told.metadata for limit in limits),
     )
+
+
+def _choose(applying: Iterable[Policy], descriptor: Descriptor | Chosen) -> Iterator[tuple[Limit, tuple[int, ...]]]:
+    """The limits that apply to one descriptor, each with the slots that tell its buckets apart."""
+    if isinstance(descriptor, Chosen):
+        if descriptor.limit is not None:
+            yield descriptor.limit, descriptor.slots
+        return
+    slots = dict(descriptor)
+    for policy in applying:
+        for limit in policy.limits:
+            if all(kind in slots or kind == "action" for kind in limit.per):
+                yield limit, tuple(slots[kind] for kind in limit.per if kind != "action")
 
 
 def vary_template(template: Template, limits: tuple[Limit, ...]) -> Template:

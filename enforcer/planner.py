@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enforcer.bucket import Terms
 from enforcer.check import Check, InvalidCheck, name_attribute
 from enforcer.layouts import Layouts
-from enforcer.plan import Descriptor, Plan, Template, build_plan, compile_template, vary_template
+from enforcer.plan import Chosen, Descriptor, Plan, Template, build_plan, compile_template, vary_template
 from enforcer.policy import Limit, Override, Overrides, Policies, is_enforced_for
 from lua.keys import join_subjects, name_subject
 
@@ -79,7 +79,7 @@ class Planner:
                 self._returning.clear()
             self._returning[request] = plan
 
-    def find(self, action: str, descriptors: tuple[Descriptor, ...]) -> Template:
+    def find(self, action: str, descriptors: tuple[Descriptor | Chosen, ...]) -> Template:
         """Find or compile the template of this form."""
         template = self._templates.get((action, descriptors))
         if template is None:
@@ -112,7 +112,11 @@ class Planner:
         return plan
 
     def build(
-        self, check: Check, descriptors: tuple[Descriptor, ...], subjects: Sequence[str], attributes: Sequence[str] = ()
+        self,
+        check: Check,
+        descriptors: tuple[Descriptor | Chosen, ...],
+        subjects: Sequence[str],
+        attributes: Sequence[str] = (),
     ) -> Plan:
         """Plan a check of any descriptors; whether it could ever pass is not looked at.
 

@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from config.document import Loaded
 from enforcer.bucket import UNREGISTERED, Generation, Terms
 from enforcer.policy_document import Identity, LimitDocument, PoliciesDocument, PolicyDocument, WithoutRedis
+
+if TYPE_CHECKING:
+    from enforcer.envoy_domain import Node  # it is made of limits
 
 _ALL_PERCENT = 100
 _STRICTEST_FIRST: tuple[WithoutRedis, ...] = ("deny", "local", "allow")
@@ -31,6 +34,17 @@ class Override(NamedTuple):
 
 Overrides = Mapping[str, Mapping[tuple[str, str], Override]]
 """By subject (``kind=value``), then by policy and limit."""
+
+
+class Told(NamedTuple):
+    """How Envoy is told of a limit, where its terms are written otherwise than they are counted."""
+
+    requests_per_unit: int
+    unit: str
+    """``SECOND`` to ``YEAR``."""
+    unit_multiplier: int = 1
+    metadata: Mapping[str, Any] | None = None
+    """Told where the limit was enough."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +65,7 @@ class Limit:
     enforce_percent: int = _ALL_PERCENT
     shadow: Limit | None = None
     """The same limit in shadow mode, for those it is not enforced for; None: it is enforced for all."""
+    told: Told | None = None
 
     @property
     def label(self) -> str:
@@ -143,6 +158,8 @@ class Policies:
     catch_all: Policy
     also: tuple[tuple[re.Pattern[str], Policy], ...]
     overrides: Overrides
+    domains: Mapping[str, Node] = field(default_factory=dict)
+    """Of Envoy's requests, those domains whose limits are found by values, in files of ``envoyproxy/ratelimit``."""
 
     @classmethod
     def compile(cls, loaded: Loaded[PoliciesDocument], generation: Generation = UNREGISTERED) -> Self:

@@ -16,10 +16,10 @@ from enforcer.access import Access
 from enforcer.decider import Decider
 from enforcer.front import KEEPALIVE_MS, LARGEST_METADATA_BYTES, LARGEST_REQUEST_BYTES, MOST_STREAMS, Front
 from enforcer.guard import Guard
-from enforcer.rls import RateLimitService
+from enforcer.rls import RateLimitService, add_rate_limit_service
 from enforcer.service import EnforcerService
 from enforcer.tls import Tls
-from ratchet.envoy import rls_pb2, rls_pb2_grpc
+from ratchet.envoy import rls_pb2
 from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
 
 Transport = Literal["native", "grpcio"]
@@ -90,7 +90,7 @@ class Server:
         self._server = grpc.aio.server(options=options, interceptors=[Guard(access)] if access.callers is not None else [])
         self._health = health.aio.HealthServicer()
         enforcer_pb2_grpc.add_EnforcerServicer_to_server(EnforcerService(decider), self._server)
-        rls_pb2_grpc.add_RateLimitServiceServicer_to_server(RateLimitService(decider), self._server)
+        add_rate_limit_service(RateLimitService(decider), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -174,7 +174,7 @@ async def test_event_tells_the_whole_decision(emitter: Emitter, log: KeptLog) ->
 
 async def test_check_without_a_subject_is_emitted_too(emitter: Emitter, log: KeptLog) -> None:
     from enforcer.planner import Planner
-    from enforcer.rls import plan_request
+    from enforcer.rls_request import plan_request
     from ratchet.envoy import rls_pb2
     from tests.unit.enforcer.builders import POLICIES_IN_FORCE
 

@@ -12,7 +12,8 @@ from enforcer.encoding import encode_batch_response, encode_response, encode_rls
 from enforcer.plan import Plan
 from enforcer.planner import Planner
 from enforcer.policy import Policies
-from enforcer.rls import plan_request, write_rls_response
+from enforcer.rls import write_rls_response
+from enforcer.rls_request import plan_request
 from enforcer.service import write_response
 from ratchet.envoy import descriptor_pb2, rls_pb2
 from ratchet.v1 import enforcer_pb2

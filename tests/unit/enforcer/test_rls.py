@@ -11,7 +11,8 @@ from enforcer.decision import Ban, Decision, Reading, decide, refuse_incomplete
 from enforcer.plan import Plan
 from enforcer.planner import Planner
 from enforcer.policy import Limit
-from enforcer.rls import plan_request, write_limit, write_rls_response
+from enforcer.rls import write_limit, write_rls_response
+from enforcer.rls_request import plan_request
 from ratchet.envoy import descriptor_pb2, rls_pb2
 from tests.unit.enforcer.builders import EVERYTHING, POLICIES_IN_FORCE, make_policies
 
