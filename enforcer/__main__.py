@@ -16,7 +16,7 @@ import structlog
 import typer
 import uvloop
 
-from config.document import DocumentError
+from config.document import DocumentError, read_document
 from enforcer.access import Access
 from enforcer.cluster_store import open_store
 from enforcer.decider import Decider

@@ -70,7 +70,7 @@ def plan(*descriptors: Pairs, domain: str = "shop") -> Plan:
             [("plan", "gold"), ("remote_address", "::1")],
             ["abuse:{ip=::/64}", "rate_limit:{plan=gold&ip=::/64}:shop:plan.remote_address"],
         ),
-        ([("odd key", "x")], ["rate_limit:{odd%20key=x}:shop:odd%20key"]),
+        ([("odd key", "x")], ["rate_limit:{odd%20key=x}:shop:odd%20key:shadow"]),
         ([("vip", "x")], []),
         ([("remote_address", "10.0.0.1")], ["abuse:{ip=10.0.0.1}"]),
     ],
