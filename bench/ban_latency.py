@@ -14,29 +14,29 @@ from typing import Annotated
 import typer
 
 from bench.exactness import parse_pair
-from examples.enforcer_client import EnforcerClient
+from enforcer.client import AsyncClient
 from examples.findings import BAN, DENY, LOGIN_CAPACITY, THRESHOLD
 from examples.system import System, SystemSpec
-from examples.targets import GRPC_TIMEOUT_S
+from examples.targets import open_witness
 
 POLL_S = 0.002
 BAN_WITHIN_S = 15.0
 
 
-async def offend(clients: tuple[EnforcerClient, EnforcerClient], user: str) -> tuple[float, float]:
+async def offend(clients: tuple[AsyncClient, AsyncClient], user: str) -> tuple[float, float]:
     """Offend once as a new user; return after how many ms each enforcer said BAN, infinite for one that did not in time."""
     denied = 0
     for number in range(THRESHOLD + LOGIN_CAPACITY):
-        answer = await clients[number % 2].check(user=user, action="login", attributes={})
+        answer = await clients[number % 2].check(user, "login")
         denied += answer.outcome == DENY
         if denied == THRESHOLD:
             break
     crossed_s = time.perf_counter()
 
-    async def wait_for_ban(client: EnforcerClient) -> float:
+    async def wait_for_ban(client: AsyncClient) -> float:
         while time.perf_counter() - crossed_s < BAN_WITHIN_S:
             # A cost of 0 reads without taking or counting, so that waiting adds no denials.
-            if (await client.check(user=user, action="login", cost=0, attributes={})).outcome == BAN:
+            if (await client.check(user, "login", cost=0)).outcome == BAN:
                 return (time.perf_counter() - crossed_s) * 1000
             await asyncio.sleep(POLL_S)
         return float("inf")
@@ -49,8 +49,8 @@ async def measure(enforcers: tuple[str, str], abusers: int) -> list[float]:
     """Return for each abuser after how many ms the ban was visible on both enforcers, in ascending order."""
     mark = uuid.uuid4().hex[:8]
     async with (
-        EnforcerClient(enforcers[0], timeout_s=GRPC_TIMEOUT_S) as first,
-        EnforcerClient(enforcers[1], timeout_s=GRPC_TIMEOUT_S) as second,
+        open_witness(enforcers[0]) as first,
+        open_witness(enforcers[1]) as second,
     ):
         await offend((first, second), f"first-{mark}")  # connections, scripts and the detector's first fold are not measured
         return sorted([max(await offend((first, second), f"abuser-{number}-{mark}")) for number in range(abusers)])

@@ -15,10 +15,10 @@ from typing import Annotated
 import typer
 from redis.asyncio import Redis
 
-from examples.enforcer_client import EnforcerClient
+from enforcer.client import AsyncClient
 from examples.findings import BAN, DENY, LOGIN_CAPACITY, THRESHOLD
 from examples.system import System, SystemSpec
-from examples.targets import GRPC_TIMEOUT_S
+from examples.targets import open_witness
 from examples.topic_reader import TopicReader
 from lua.keys import name_abuse, name_subject
 from topics.events import AbuseState, VerdictEvent
@@ -29,20 +29,20 @@ BAN_WITHIN_S = 60.0
 VERDICT_WITHIN_S = 30.0
 
 
-async def attack(system: System, client: EnforcerClient, user: str, kill_after: int) -> float:
+async def attack(system: System, client: AsyncClient, user: str, kill_after: int) -> float:
     """Offend once, killing the detector after ``kill_after`` denials; return after how many s the ban came, else infinity."""
     denied = 0
     for _ in range(THRESHOLD + LOGIN_CAPACITY):
         if denied == kill_after:
             await system.kill("detector")
             kill_after = -1
-        answer = await client.check(user=user, action="login", attributes={})
+        answer = await client.check(user, "login")
         denied += answer.outcome == DENY
     crossed_s = time.perf_counter()
     if kill_after == denied:
         await system.kill("detector")
     while time.perf_counter() - crossed_s < BAN_WITHIN_S:
-        if (await client.check(user=user, action="login", cost=0, attributes={})).outcome == BAN:
+        if (await client.check(user, "login", cost=0)).outcome == BAN:
             return time.perf_counter() - crossed_s
         await asyncio.sleep(POLL_S)
     return float("inf")
@@ -52,7 +52,7 @@ async def measure(kills: int) -> tuple[list[float], list[str]]:
     """Return the waits in ascending order, and a line for every abuser who was not banned exactly once."""
     async with System(SystemSpec()) as system, TopicReader(system.addresses.kafka, ["verdicts"]) as reader:
         abusers = [f"abuser-{number}" for number in range(kills)]
-        async with EnforcerClient(system.addresses.envoy, timeout_s=GRPC_TIMEOUT_S) as client:
+        async with open_witness(system.addresses.envoy) as client:
             waits_s = []
             for number, user in enumerate(abusers):
                 waits_s.append(await attack(system, client, user, number % (THRESHOLD + 1)))

@@ -18,10 +18,10 @@ from typing import Annotated
 
 import typer
 
-from examples.enforcer_client import EnforcerClient
+from enforcer.client import AsyncClient
 from examples.findings import ALLOW, Finding, judge_searches
 from examples.system import System, SystemSpec
-from examples.targets import GRPC_TIMEOUT_S
+from examples.targets import open_witness
 
 START_WITHIN_S = 120.0
 """For every process to be there; they start to ask together."""
@@ -69,16 +69,16 @@ async def _hammer(address: str, user: str, seconds: float) -> Hammered:
     answers: list[float] = []
     admitted = degraded = 0
 
-    async def ask_on(client: EnforcerClient, until_s: float) -> None:
+    async def ask_on(client: AsyncClient, until_s: float) -> None:
         nonlocal admitted, degraded
         while (now_s := time.monotonic()) < until_s:
             sends.append(now_s)
-            answer = await client.check(user=user, action="search", attributes={})
+            answer = await client.check(user, "search")
             answers.append(time.monotonic())
             admitted += answer.outcome == ALLOW
-            degraded += answer.degraded
+            degraded += answer.is_degraded
 
-    async with EnforcerClient(address, timeout_s=GRPC_TIMEOUT_S) as client:
+    async with open_witness(address) as client:
         await client.wait_until_reachable(REACHABLE_WITHIN_S)
         await asyncio.to_thread(_BARRIERS[0].wait, START_WITHIN_S)
         until_s = time.monotonic() + seconds

@@ -31,8 +31,9 @@ _SERVICES = (
 _GRACE_S = 5.0
 MOST_CONNECTIONS = 10_000
 """Of one process on ``grpcio``. On ``native`` its limit on open files is the bound."""
-SHORTEST_PING_MS = 5_000
-"""gRPC takes clients who ask for signs of life more often than every 5 minutes for attackers, unless told otherwise."""
+SHORTEST_PING_MS = 1_000
+"""gRPC takes clients who ask for signs of life more often than every 5 minutes for attackers, unless told otherwise; the client
+library asks every 2 s."""
 
 
 class PortTaken(Exception):  # noqa: N818 it says what is the case

@@ -17,27 +17,25 @@ from typing import Annotated
 import typer
 from aiohttp import web
 
+from enforcer.client import AsyncClient, InvalidCheck
+from enforcer.client.client_ip import LOOPBACK_NETWORKS, find_client_ip
+from enforcer.client.exchange import TIMEOUT_S
+from enforcer.client.headers import PROBLEM_CONTENT_TYPE
 from examples.actors import password_of
-from examples.client_ip import find_client_ip
-from examples.enforcer_client import CheckRefusedError, EnforcerAwayError, EnforcerClient
-from examples.http_headers import PROBLEM_CONTENT_TYPE, describe_decision, describe_fail_open
 
 LARGEST_BODY_BYTES = 16_384
 ANONYMOUS = "anonymous"
 """Whom searches without ``x-user`` are counted for; real backends take the user from their session."""
 
-_ENFORCER = web.AppKey("enforcer", EnforcerClient)
-_LOG = logging.getLogger("examples.backend")
+_ENFORCER = web.AppKey("enforcer", AsyncClient)
 
 Work = Callable[[], Awaitable[web.StreamResponse]]
 
 
-def create_app(enforcer: EnforcerClient) -> web.Application:
+def create_app(enforcer: AsyncClient) -> web.Application:
     """Make the application; it closes ``enforcer`` when it ends.
 
-    While the enforcer is away requests are served with the header ``x-ratchet-fail-open``: a limiter in trouble must not take
-    its backend down with it. A check that the enforcer calls wrong is never served: its client would have found the way
-    around every limit.
+    A check that the enforcer calls wrong is never served: its client would have found the way around every limit.
     """
     app = web.Application(client_max_size=LARGEST_BODY_BYTES)
     app[_ENFORCER] = enforcer
@@ -88,23 +86,21 @@ async def _search(request: web.Request) -> web.StreamResponse:
 
 async def _guard(request: web.Request, *, user: str, action: str, work: Work) -> web.StreamResponse:
     """Ask for one decision, then do the work or refuse it."""
-    ip = find_client_ip(request.remote or "", request.headers.getall("x-forwarded-for", []))
+    enforcer = request.app[_ENFORCER]
+    forwarded_for = request.headers.getall("x-forwarded-for", [])
+    ip = find_client_ip(request.remote or "", forwarded_for, trusted_proxies=LOOPBACK_NETWORKS)
     try:
-        decision = await request.app[_ENFORCER].check(user=user, action=action, attributes={"ip": ip})
-        answer = describe_decision(decision, now_ms=time.time_ns() // 1_000_000)
-    except CheckRefusedError as error:
+        decision = await enforcer.check(user, action, attributes={"ip": ip})
+    except InvalidCheck as error:
         return _refuse_content(str(error))
-    except EnforcerAwayError as error:
-        _LOG.warning("served %s without a decision: %s", action, error)
-        response = await work()
-        response.headers.update(describe_fail_open(error.why))
-        return response
-    if answer.problem is None:
-        response = await work()
-        response.headers.update(answer.headers)
-        return response
-    body = json.dumps(answer.problem)
-    return web.Response(text=body, status=answer.status, headers=answer.headers, content_type=PROBLEM_CONTENT_TYPE)
+    if not decision.is_allowed:
+        body = json.dumps(decision.problem)
+        return web.Response(text=body, status=decision.http_status, headers=decision.headers, content_type=PROBLEM_CONTENT_TYPE)
+    started_s = time.monotonic()
+    response = await work()
+    enforcer.observe(action, time.monotonic() - started_s)
+    response.headers.update(decision.headers)
+    return response
 
 
 def _refuse_content(detail: str) -> web.Response:
@@ -120,6 +116,15 @@ def _is_text(text: str) -> bool:
         return False
 
 
+def open_client(address: str, timeout_s: float = TIMEOUT_S) -> AsyncClient:
+    """Make the client of this backend, of an enforcer or of Envoy before several.
+
+    While there is no decision requests are served, with the header ``x-ratchet-fail-open``: a limiter in trouble must not take
+    its backend down with it.
+    """
+    return AsyncClient(address, without_enforcer="allow", timeout_s=timeout_s, is_proxied=True)
+
+
 async def serve(enforcer: str, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests under way.
 
@@ -129,7 +134,7 @@ async def serve(enforcer: str, host: str, port: int) -> None:
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    runner = web.AppRunner(create_app(EnforcerClient(enforcer)), access_log=None)
+    runner = web.AppRunner(create_app(open_client(enforcer)), access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, shutdown_timeout=5.0).start()

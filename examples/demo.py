@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from devstack.errors import DevstackError
-from examples.enforcer_client import EnforcerAwayError
+from enforcer.client import NoDecision
 from examples.findings import Finding
 from examples.run import FOLDER, RUNNING_FOLDER
 from examples.running import recorded
@@ -78,7 +78,7 @@ async def _until_signalled(against: SystemAddresses | None) -> int:
         findings = await task
     except asyncio.CancelledError:
         return 130
-    except (DevstackError, EnforcerAwayError, KafkaError, LookupError) as error:
+    except (DevstackError, NoDecision, KafkaError, LookupError) as error:
         _CONSOLE.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     _CONSOLE.print(show_findings(findings))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from ratchet.v1 import enforcer_pb2
+from enforcer.client import Decision
 from topics.events import DecisionEvent, SubjectEvent, VerdictEvent
 
 LOGIN_CAPACITY, LOGIN_PER_IP = 5, 30
@@ -16,7 +16,7 @@ THRESHOLD = 10
 RULE = "brute_force"
 END_WITHIN_MS = 1_000
 
-ALLOW, DENY, BAN = enforcer_pb2.OUTCOME_ALLOW, enforcer_pb2.OUTCOME_DENY, enforcer_pb2.OUTCOME_BAN
+ALLOW, DENY, BAN = "allow", "deny", "ban"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,14 @@ class BanObserved:
         seen_at_ms: When that was, on the observer's clock.
     """
 
-    answers: tuple[enforcer_pb2.CheckResponse, enforcer_pb2.CheckResponse]
+    answers: tuple[Decision, Decision]
     visible_ms: tuple[float, float]
     seen_at_ms: int
 
     @property
     def until_ms(self) -> int:
         """When it ends, by the first enforcer; 0 where that told no ban."""
-        return self.answers[0].ban.until_ms
+        return self.answers[0].ban.until_ms if self.answers[0].ban is not None else 0
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Events:
     subjects: list[SubjectEvent] = field(default_factory=list)
 
 
-def judge_logins(seen: Counter[int]) -> Finding:
+def judge_logins(seen: Counter[str]) -> Finding:
     """Judge logins of one user that came at once: a burst passes, and nothing is refilled in so short a time."""
     is_met = seen[ALLOW] == LOGIN_CAPACITY and seen[BAN] == 0
     what = f"{seen.total()} logins of one user at once, both enforcers"
@@ -81,20 +81,20 @@ def judge_searches(admitted: int, degraded: int, *, least_s: float, most_s: floa
     return Finding(f"searches of one user for {most_s:.0f} s, both enforcers", expected, seen, least <= admitted <= most)
 
 
-def judge_office(seen: Counter[int], people: int) -> Finding:
+def judge_office(seen: Counter[str], people: int) -> Finding:
     """Judge many users behind one address: the address is limited, nobody is banned."""
     is_met = seen[ALLOW] >= LOGIN_PER_IP and seen[DENY] > 0 and seen[BAN] == 0
     what = f"office: {seen.total()} logins of {people} users behind one address"
     return Finding(what, f"about {LOGIN_PER_IP} admitted, none banned", f"{seen[ALLOW]} admitted, {seen[BAN]} banned", is_met)
 
 
-def judge_person(seen: Counter[int]) -> Finding:
+def judge_person(seen: Counter[str]) -> Finding:
     """Judge those who stay within every limit."""
     what = "a person and a scraper in the midst of it"
     return Finding(what, f"{seen.total()} requests, all served", f"{seen[ALLOW]} served", seen[ALLOW] == seen.total())
 
 
-def judge_bystanders(seen: Counter[int]) -> Finding:
+def judge_bystanders(seen: Counter[str]) -> Finding:
     """Judge all those whom no rule is about: they meet limits, and no bans."""
     text = f"{seen.total()} requests: {seen[ALLOW]} admitted, {seen[DENY]} denied, {seen[BAN]} banned"
     return Finding("office, job, stuffer, person", "limited, none banned", text, seen[BAN] == 0 and seen[DENY] > 0)
@@ -103,17 +103,19 @@ def judge_bystanders(seen: Counter[int]) -> Finding:
 def judge_ban(ban: BanObserved) -> list[Finding]:
     """Judge the first ban: both enforcers tell it, with the same end and rule."""
     one, other = ban.answers
-    is_banned = one.outcome == other.outcome == BAN
     told = f"{name_outcome(one)} and {name_outcome(other)}, after {ban.visible_ms[0]:.0f} and {ban.visible_ms[1]:.0f} ms"
-    is_same = is_banned and one.ban.until_ms == other.ban.until_ms and one.ban.rule == other.ban.rule == RULE
-    seen = f"ends in {(ban.until_ms - ban.seen_at_ms) / 1000:.1f} s by {one.ban.rule}" if is_banned else "no ban"
+    is_same, seen = False, "no ban"
+    if one.ban is not None and other.ban is not None:
+        is_same = one.ban.until_ms == other.ban.until_ms and one.ban.rule == other.ban.rule == RULE
+        seen = f"ends in {(ban.until_ms - ban.seen_at_ms) / 1000:.1f} s by {one.ban.rule}"
+    is_banned = one.outcome == other.outcome == BAN
     return [
         Finding(f"user after {THRESHOLD} login denials, on each enforcer", "BAN and BAN", told, is_banned),
         Finding("both tell the same end and rule", f"one end, {RULE}", seen, is_same),
     ]
 
 
-def judge_scope(answer: enforcer_pb2.CheckResponse) -> Finding:
+def judge_scope(answer: Decision) -> Finding:
     """Judge what a banned user asks for outside the ban's scope."""
     return Finding("the banned user's search, outside the ban's scope", "ALLOW", name_outcome(answer), answer.outcome == ALLOW)
 
@@ -127,9 +129,11 @@ def judge_end(late_ms: Sequence[float]) -> Finding:
 
 def judge_second(first: BanObserved, second: BanObserved) -> Finding:
     """Judge the ban of a second offence against that of the first."""
-    one, other = (ban.answers[0] for ban in (first, second))
-    is_harder = other.outcome == BAN and other.ban.level > one.ban.level and second.until_ms > first.until_ms
-    seen = f"rung {other.ban.level} after rung {one.ban.level}" if other.outcome == BAN else "no ban"
+    one, other = (ban.answers[0].ban for ban in (first, second))
+    if one is None or other is None:
+        return Finding("second offence", "a higher rung", "no ban", is_met=False)
+    is_harder = other.level > one.level and second.until_ms > first.until_ms
+    seen = f"rung {other.level} after rung {one.level}"
     return Finding("second offence", "a higher rung", seen, is_harder)
 
 
@@ -162,9 +166,9 @@ def judge_events(events: Events, *, subject: str, sent: int, balanced_user: str)
     ]
 
 
-def name_outcome(answer: enforcer_pb2.CheckResponse) -> str:
+def name_outcome(answer: Decision) -> str:
     """Name an outcome as people read it: ``BAN``."""
-    return enforcer_pb2.Outcome.Name(answer.outcome).removeprefix("OUTCOME_")
+    return answer.outcome.upper()
 
 
 def _is_ban(verdict: VerdictEvent) -> bool:

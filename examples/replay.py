@@ -21,12 +21,12 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from enforcer.client import AsyncClient, NoDecision
 from examples.access_log import ACTIONS_BY, ActionOf
-from examples.enforcer_client import EnforcerAwayError, EnforcerClient
 from examples.pacing import Pace, send_paced
 from examples.replay_plan import ReplayedRequest, ReplayPlan, plan_replay
 from examples.tally import Tally, show_tally
-from examples.targets import GRPC_TIMEOUT_S, ask
+from examples.targets import ask, open_witness
 from examples.topic_reader import Positions, TopicReader
 from topics.events import DecisionEvent
 
@@ -53,7 +53,7 @@ def open_log(path: Path) -> Iterator[Iterator[str]]:
 
 async def replay(
     plan: ReplayPlan,
-    client: EnforcerClient,
+    client: AsyncClient,
     *,
     speed: float | None,
     concurrency: int,
@@ -108,7 +108,7 @@ async def _run(plan: ReplayPlan, *, target: str, speed: float | None, concurrenc
     if kafka:
         async with TopicReader(kafka, ["decisions"]) as reader:
             since = reader.positions
-    async with EnforcerClient(target, timeout_s=GRPC_TIMEOUT_S) as client:
+    async with open_witness(target) as client:
         await client.wait_until_reachable(REACHABLE_WITHIN_S)
         columns = (TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=_CONSOLE, disable=not _CONSOLE.is_terminal) as progress:
@@ -195,7 +195,7 @@ def main(
         is_whole = asyncio.run(
             _run(plan, target=target, speed=chosen_speed, concurrency=concurrency, kafka=kafka if audit else "")
         )
-    except EnforcerAwayError as error:
+    except NoDecision as error:
         typer.echo(f"{error.why}; start the system with `make run`, or name another --target", err=True)
         raise typer.Exit(3) from error
     except (KafkaError, LookupError) as error:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 
+from enforcer.client.client_ip import UNKNOWN, find_client_ip
 from examples.access_log import ActionOf, LogRecord, MalformedLine, parse_line
-from examples.client_ip import canonicalize_ip
 
 SHOWN_MALFORMED = 20
 LONGEST_USER_BYTES = 1_024
@@ -102,7 +102,8 @@ def plan_replay(lines: Iterable[str], *, action_of: ActionOf, limit: int, longes
 
 
 def _as_request(record: LogRecord, action_of: ActionOf) -> ReplayedRequest:
-    ip = canonicalize_ip(record.host) or ""
+    found = find_client_ip(record.host, ())
+    ip = "" if found == UNKNOWN else found
     user = record.user or ip or record.host
     if len(user.encode(errors="replace")) > LONGEST_USER_BYTES:
         user = user.encode(errors="replace")[:LONGEST_USER_BYTES].decode(errors="ignore")

@@ -22,12 +22,13 @@ from rich.live import Live
 
 from devstack.errors import DevstackError
 from devstack.state import StateFolder
-from examples.enforcer_client import EnforcerAwayError, EnforcerClient
+from enforcer.client import NoDecision
 from examples.live_view import name_commands, show_everything, show_line
 from examples.observed import Observed
 from examples.running import end_running, find_running, recorded
 from examples.start_report import StartReport
 from examples.system import ROOT, System, SystemAddresses, SystemSpec
+from examples.targets import open_witness
 from examples.topic_reader import TopicReader
 from lua.keys import name_abuse
 from topics.events import AbuseState
@@ -119,8 +120,8 @@ async def read_abuse(redis: Redis, subjects: list[str]) -> list[tuple[str, Abuse
 
 
 async def _decide_first(addresses: SystemAddresses) -> None:
-    async with EnforcerClient(addresses.envoy, timeout_s=FIRST_DECISION_WITHIN_S) as client:
-        await client.check(user="first", action="search", attributes={})
+    async with open_witness(addresses.envoy, FIRST_DECISION_WITHIN_S) as client:
+        await client.check("first", "search")
 
 
 async def _show(system: System, seen: Observed, report: StartReport, console: Console) -> None:
@@ -149,7 +150,7 @@ async def _until_signalled(folder: Path) -> int:
         await task
     except asyncio.CancelledError:
         return 0
-    except (DevstackError, EnforcerAwayError, KafkaError, LookupError) as error:
+    except (DevstackError, NoDecision, KafkaError, LookupError) as error:
         _CONSOLE.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
     return 1
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from random import Random
 
-from examples.enforcer_client import EnforcerClient
+from enforcer.client import AsyncClient, Decision
 from examples.findings import (
     ALLOW,
     BAN,
@@ -38,9 +38,8 @@ from examples.findings import (
     judge_second,
 )
 from examples.system import ROOT, SystemAddresses
-from examples.targets import GRPC_TIMEOUT_S
+from examples.targets import open_witness
 from examples.topic_reader import TopicReader
-from ratchet.v1 import enforcer_pb2
 from topics.events import DecisionEvent, SubjectEvent, VerdictEvent
 
 SEARCH_FOR_S = 2.0
@@ -63,18 +62,18 @@ class Scenario:
         self.mark = uuid.uuid4().hex[:8]
         self._random = Random(self.mark)  # noqa: S311 hides nothing
         first, second = addresses.enforcers
-        self._enforcers = tuple(EnforcerClient(one, timeout_s=GRPC_TIMEOUT_S) for one in (first, second))
-        self._envoy = EnforcerClient(addresses.envoy, timeout_s=GRPC_TIMEOUT_S)
+        self._enforcers = tuple(open_witness(one) for one in (first, second))
+        self._envoy = open_witness(addresses.envoy)
         self._sent = 0
         self._degraded = 0
-        self._not_banned: Counter[int] = Counter()
+        self._not_banned: Counter[str] = Counter()
         """Outcomes of everybody whom no rule is about."""
 
     async def play(self) -> list[Finding]:
         """Play every scene and return what came of it.
 
         Raises:
-            EnforcerAwayError: An enforcer gave no decision; what was seen so far proves nothing.
+            NoDecision: An enforcer gave no decision; what was seen so far proves nothing.
             LookupError: A topic does not exist.
         """
         async with TopicReader(self._addresses.kafka, ["decisions", "verdicts", "subjects"]) as reader:
@@ -101,13 +100,11 @@ class Scenario:
                     await client.close()
         return findings
 
-    async def _ask(
-        self, client: EnforcerClient, who: str, action: str, *, ip: str, cost: int = 1
-    ) -> enforcer_pb2.CheckResponse:
+    async def _ask(self, client: AsyncClient, who: str, action: str, *, ip: str, cost: int = 1) -> Decision:
         self._sent += cost > 0  # a cost of 0 is no decision that anybody is told of
         attributes = {"ip": ip, "replay": self.mark}
-        answer = await client.check(user=f"{who}-{self.mark}", action=action, cost=cost, attributes=attributes)
-        self._degraded += answer.degraded
+        answer = await client.check(f"{who}-{self.mark}", action, cost, attributes)
+        self._degraded += answer.is_degraded
         return answer
 
     def _new_ip(self) -> str:
@@ -131,7 +128,7 @@ class Scenario:
         first_answer = last_send = 0.0
         started = time.perf_counter()
 
-        async def search(client: EnforcerClient) -> None:
+        async def search(client: AsyncClient) -> None:
             nonlocal admitted, first_answer, last_send
             while (sent_at := time.perf_counter()) < started + SEARCH_FOR_S:
                 last_send = max(last_send, sent_at)
@@ -155,7 +152,7 @@ class Scenario:
                 break
         crossed_at = time.perf_counter()
 
-        async def wait_for_ban(client: EnforcerClient) -> tuple[enforcer_pb2.CheckResponse, float]:
+        async def wait_for_ban(client: AsyncClient) -> tuple[Decision, float]:
             while True:
                 answer = await self._ask(client, "victim", "login", ip=ip, cost=0)
                 waited_s = time.perf_counter() - crossed_at
@@ -186,8 +183,8 @@ class Scenario:
         self._note_bystander([*job, *stuffed])
         return judge_person(self._note_bystander(person))
 
-    def _note_bystander(self, answers: Iterable[enforcer_pb2.CheckResponse]) -> Counter[int]:
-        seen = Counter[int](answer.outcome for answer in answers)
+    def _note_bystander(self, answers: Iterable[Decision]) -> Counter[str]:
+        seen = Counter[str](answer.outcome for answer in answers)
         self._not_banned += seen
         return seen
 
@@ -198,7 +195,7 @@ class Scenario:
         """Wait for the ban's end on both enforcers, and compare it with what was told."""
         ip = self._new_ip()
 
-        async def wait_for_end(client: EnforcerClient) -> float:
+        async def wait_for_end(client: AsyncClient) -> float:
             deadline = time.monotonic() + LONGEST_BAN_S
             is_banned = True
             while is_banned and time.monotonic() < deadline:

@@ -9,21 +9,15 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from enforcer.client import AsyncClient, Decision, InvalidCheck, NoDecision
+from enforcer.client.headers import FAIL_OPEN_HEADER, OUTCOME_HEADER
 from examples.actors import Step
-from examples.enforcer_client import CheckRefusedError, EnforcerAwayError, EnforcerClient
-from examples.http_headers import FAIL_OPEN_HEADER, OUTCOME_HEADER
 from examples.tally import Answer, Outcome
-from ratchet.v1 import enforcer_pb2
 
 GRPC_TIMEOUT_S = 2.0
 """A load generator wants to see slow answers, so it waits longer for them than a backend would."""
 HTTP_TIMEOUT_S = 5.0
 
-_OUTCOMES: dict[int, Outcome] = {
-    enforcer_pb2.OUTCOME_ALLOW: "allow",
-    enforcer_pb2.OUTCOME_DENY: "deny",
-    enforcer_pb2.OUTCOME_BAN: "ban",
-}
 _BY_HEADER: dict[str, Outcome] = {"allow": "allow", "deny": "deny", "ban": "ban"}
 
 
@@ -46,7 +40,7 @@ class GrpcTarget:
 
     def __init__(self, address: str) -> None:
         """Prepare; ``address`` is ``host:port``."""
-        self._client = EnforcerClient(address, timeout_s=GRPC_TIMEOUT_S)
+        self._client = open_witness(address)
 
     async def send(self, step: Step) -> Answer:
         """Ask for one decision; an enforcer that is away makes an ``error``."""
@@ -112,24 +106,29 @@ def open_target(address: str) -> Target:
     raise TargetError(f"{address!r} is neither http://host:port nor grpc://host:port")
 
 
-async def ask(client: EnforcerClient, *, user: str, action: str, attributes: Mapping[str, str]) -> Answer:
+def open_witness(address: str, timeout_s: float = GRPC_TIMEOUT_S) -> AsyncClient:
+    """Make a client that shows what enforcers do: it sends every check, waits long, and raises where there is no decision."""
+    return AsyncClient(address, without_enforcer="raise", timeout_s=timeout_s, is_proxied=True, remembers_denials=False)
+
+
+async def ask(client: AsyncClient, *, user: str, action: str, attributes: Mapping[str, str]) -> Answer:
     """Ask for one decision and time it; no decision makes an ``error``."""
     started = time.perf_counter()
     try:
-        response = await client.check(user=user, action=action, attributes=attributes)
-    except (EnforcerAwayError, CheckRefusedError) as error:
+        decision = await client.check(user, action, attributes=attributes)
+    except (NoDecision, InvalidCheck) as error:
         return Answer(user, action, "error", str(error), time.perf_counter() - started)
     took_s = time.perf_counter() - started
-    return Answer(user, action, _OUTCOMES.get(response.outcome, "error"), explain(response), took_s, response.degraded)
+    return Answer(user, action, decision.outcome, explain(decision), took_s, decision.is_degraded)
 
 
-def explain(response: enforcer_pb2.CheckResponse) -> str:
+def explain(decision: Decision) -> str:
     """Say in a word why a check was refused: the rule of a ban, the limits of a denial; empty when it was allowed."""
-    if response.outcome == enforcer_pb2.OUTCOME_BAN:
-        return response.ban.rule or "operator"
-    if response.outcome == enforcer_pb2.OUTCOME_DENY:
-        limits = [f"{limit.policy}:{limit.name}" for limit in response.limits if limit.refused and not limit.shadow]
-        return ", ".join(limits) or enforcer_pb2.Reason.Name(response.reason).removeprefix("REASON_").lower()
+    if decision.ban is not None:
+        return decision.ban.rule or "operator"
+    if not decision.is_allowed:
+        refusing = [limit.label for limit in decision.limits if limit.is_refused and not limit.is_shadow]
+        return ", ".join(refusing) or decision.reason
     return ""
 
 

@@ -7,8 +7,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from examples.actors import password_of
-from examples.backend import create_app
-from examples.enforcer_client import EnforcerClient
+from examples.backend import create_app, open_client
 from ratchet.v1 import enforcer_pb2
 from tests.unit.examples.fake_enforcer import Decide, run_fake_enforcer
 
@@ -30,7 +29,7 @@ BAN = enforcer_pb2.CheckResponse(
 @asynccontextmanager
 async def backend(decide: Decide) -> AsyncIterator[TestClient]:  # type: ignore[type-arg]
     async with run_fake_enforcer(decide) as address:
-        app = create_app(EnforcerClient(address, timeout_s=5))
+        app = create_app(open_client(address, 5))
         async with TestClient(TestServer(app)) as client:
             yield client
 
@@ -91,9 +90,9 @@ async def test_request_that_the_enforcer_calls_wrong_is_not_served() -> None:
         assert "results" not in await response.text()
 
 
-async def test_decision_of_an_unknown_kind_is_an_error_and_not_a_pass() -> None:
+async def test_decision_of_an_unknown_kind_is_a_denial_and_not_a_pass() -> None:
     async with backend(lambda _: enforcer_pb2.CheckResponse()) as client:
-        assert (await client.get("/search")).status == 500
+        assert (await client.get("/search")).status == 429
 
 
 @pytest.mark.parametrize(

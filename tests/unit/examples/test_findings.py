@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 
+from enforcer.client import Ban, Decision
 from examples.findings import (
     ALLOW,
     BAN,
@@ -19,21 +20,20 @@ from examples.findings import (
     judge_searches,
     judge_second,
 )
-from ratchet.v1 import enforcer_pb2
 from topics.events import AbuseState, DecisionEvent, Penalty, SubjectEvent, VerdictEvent, VerdictResult
 
 VICTIM = "user=victim"
 
 
-def banned(until_ms: int = 10_000, level: int = 1, rule: str = "brute_force") -> enforcer_pb2.CheckResponse:
-    return enforcer_pb2.CheckResponse(outcome=BAN, ban=enforcer_pb2.Ban(until_ms=until_ms, level=level, rule=rule))
+def banned(until_ms: int = 10_000, level: int = 1, rule: str = "brute_force") -> Decision:
+    return Decision("ban", "banned", ban=Ban(until_ms, ("login",), level, rule, "v1", VICTIM))
 
 
-def observed(one: enforcer_pb2.CheckResponse, other: enforcer_pb2.CheckResponse) -> BanObserved:
+def observed(one: Decision, other: Decision) -> BanObserved:
     return BanObserved((one, other), (5.0, 6.0), 7_000)
 
 
-DENIED = enforcer_pb2.CheckResponse(outcome=DENY)
+DENIED = Decision("deny", "limit")
 
 
 @pytest.mark.parametrize(("admitted", "is_met"), [(4, False), (5, True), (6, False)])
@@ -64,7 +64,7 @@ def test_searches_decided_without_redis_are_said() -> None:
         ({ALLOW: 30, DENY: 9, BAN: 1}, False),
     ],
 )
-def test_office_is_limited_and_not_banned(seen: dict[int, int], is_met: bool) -> None:
+def test_office_is_limited_and_not_banned(seen: dict[str, int], is_met: bool) -> None:
     assert judge_office(Counter(seen), 35).is_met is is_met
 
 
@@ -74,7 +74,7 @@ def test_who_stays_within_the_limits_is_always_served() -> None:
 
 
 @pytest.mark.parametrize(("seen", "is_met"), [({ALLOW: 1, DENY: 1}, True), ({ALLOW: 1}, False), ({DENY: 1, BAN: 1}, False)])
-def test_bystanders_meet_limits_and_no_bans(seen: dict[int, int], is_met: bool) -> None:
+def test_bystanders_meet_limits_and_no_bans(seen: dict[str, int], is_met: bool) -> None:
     assert judge_bystanders(Counter(seen)).is_met is is_met
 
 
@@ -86,7 +86,7 @@ def test_ban_has_to_be_told_alike_by_both_enforcers() -> None:
 
 
 def test_scope_leaves_other_actions_alone() -> None:
-    assert judge_scope(enforcer_pb2.CheckResponse(outcome=ALLOW)).is_met
+    assert judge_scope(Decision("allow", "ok")).is_met
     assert not judge_scope(banned()).is_met
 
 

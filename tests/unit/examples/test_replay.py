@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from examples import replay
 from examples.access_log import name_action_by_kind
-from examples.enforcer_client import EnforcerClient
 from examples.replay_plan import plan_replay
+from examples.targets import open_witness
 from ratchet.v1 import enforcer_pb2
 from tests.unit.examples.fake_enforcer import run_fake_enforcer
 from tests.unit.examples.test_backend import ALLOW, DENY
@@ -47,7 +47,7 @@ async def test_every_request_is_asked_once_with_the_mark_of_the_replay() -> None
         return ALLOW if len(asked) < 3 else DENY
 
     plan = plan_replay([LINE.format(0)] * 5, action_of=name_action_by_kind, limit=10)
-    async with run_fake_enforcer(decide) as address, EnforcerClient(address, timeout_s=5) as client:
+    async with run_fake_enforcer(decide) as address, open_witness(address) as client:
         tally, pace = await replay.replay(plan, client, speed=None, concurrency=1, mark="m")
     assert (pace.sent, tally.outcomes["allow"], tally.outcomes["deny"]) == (5, 2, 3)
     assert [dict(request.attributes) for request in asked] == [{"replay": "m", "ip": "203.0.113.7"}] * 5
@@ -57,7 +57,7 @@ async def test_replay_ends_when_it_is_stopped() -> None:
     stop = asyncio.Event()
     stop.set()
     plan = plan_replay([LINE.format(0)] * 5, action_of=name_action_by_kind, limit=10)
-    async with run_fake_enforcer(lambda _: ALLOW) as address, EnforcerClient(address) as client:
+    async with run_fake_enforcer(lambda _: ALLOW) as address, open_witness(address) as client:
         _, pace = await replay.replay(plan, client, speed=1.0, concurrency=1, mark="m", stop=stop)
     assert (pace.sent, pace.stopped_early) == (0, True)
 

@@ -2,9 +2,9 @@ import grpc
 import pytest
 from aiohttp.test_utils import TestServer
 
+from enforcer.client import Decision
 from examples.actors import Step
-from examples.backend import create_app
-from examples.enforcer_client import EnforcerClient
+from examples.backend import create_app, open_client
 from examples.targets import GrpcTarget, HttpTarget, TargetError, explain, open_target
 from ratchet.v1 import enforcer_pb2
 from tests.unit.examples.fake_enforcer import run_fake_enforcer
@@ -29,7 +29,7 @@ async def test_backend_answers_are_read_back(
     action: str, decision: enforcer_pb2.CheckResponse | grpc.StatusCode, outcome: str, why: str
 ) -> None:
     async with run_fake_enforcer(lambda _: decision) as enforcer:
-        server = TestServer(create_app(EnforcerClient(enforcer, timeout_s=5)))
+        server = TestServer(create_app(open_client(enforcer, 5)))
         await server.start_server()
         async with HttpTarget(str(server.make_url("/"))) as target:
             answer = await target.send(STEPS[action])
@@ -54,7 +54,7 @@ async def test_enforcer_answers_are_read(decision: enforcer_pb2.CheckResponse, o
 async def test_no_decision_is_an_error_that_says_why() -> None:
     async with run_fake_enforcer(lambda _: grpc.StatusCode.UNAVAILABLE) as enforcer, GrpcTarget(enforcer) as target:
         answer = await target.send(STEPS["login"])
-    assert (answer.outcome, answer.why) == ("error", "no decision: unavailable")
+    assert (answer.outcome, answer.why) == ("error", "no decision: unavailable: as told")
 
 
 @pytest.mark.parametrize("address", ["", "127.0.0.1:80", "ftp://127.0.0.1", "http://", "grpc:127.0.0.1:50050"])
@@ -64,5 +64,4 @@ def test_address_that_is_no_target_is_refused(address: str) -> None:
 
 
 def test_throttled_denial_is_explained_by_its_reason() -> None:
-    response = enforcer_pb2.CheckResponse(outcome=enforcer_pb2.OUTCOME_DENY, reason=enforcer_pb2.REASON_THROTTLED)
-    assert explain(response) == "throttled"
+    assert explain(Decision("deny", "throttled")) == "throttled"

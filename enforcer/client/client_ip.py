@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TypeAlias
 
-LOOPBACK_NETWORKS: tuple[IPv4Network | IPv6Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+from enforcer.check import canonicalize_ip
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+LOOPBACK_NETWORKS: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
+UNKNOWN = "unknown"
+"""Instead of an address where a connection has none, as over a Unix socket."""
 
 
 def find_client_ip(
     peer: str,
     forwarded_for: Sequence[str],
     *,
-    trusted_proxies: Sequence[IPv4Network | IPv6Network] = LOOPBACK_NETWORKS,
+    trusted_proxies: Sequence[Network] = (),
 ) -> str:
     """Find the address that a request is limited by, canonical.
 
@@ -22,36 +29,22 @@ def find_client_ip(
     Args:
         peer: Address of the connection's other end.
         forwarded_for: Values of the X-Forwarded-For fields, in their order; each a comma-separated list.
-        trusted_proxies: Networks whose word about the address before them is taken.
+        trusted_proxies: Networks whose word about the address before them is taken; none by default, for whoever is believed
+            wrongly lets every client choose its own address.
 
     Returns:
-        As ``canonicalize_ip``; ``unknown`` when the peer is no IP address (a Unix socket).
+        As ``enforcer.check.canonicalize_ip``; ``UNKNOWN`` when the peer is no IP address.
     """
     address = _parse(peer)
     if address is None:
-        return "unknown"
+        return UNKNOWN
     claimed = [part.strip() for value in forwarded_for for part in value.split(",")]
     while claimed and _is_within(address, trusted_proxies):
         before = _parse(_strip_port(claimed.pop()))
         if before is None:
             break  # a trusted proxy passed on something that is no address: the proxy is the last one known
         address = before
-    return _spell(address)
-
-
-def canonicalize_ip(text: str) -> str | None:
-    """Spell an address in the one way that Ratchet limits it by; None when ``text`` is no address.
-
-    IPv4 dotted; IPv4 in IPv6 as the IPv4 that it is; other IPv6 as its /64 network, since one customer owns all of it.
-    """
-    address = _parse(text)
-    return None if address is None else _spell(address)
-
-
-def _spell(address: IPv4Address | IPv6Address) -> str:
-    if isinstance(address, IPv4Address):
-        return str(address)
-    return str(IPv6Network((int(address) >> 64 << 64, 64)))
+    return canonicalize_ip(str(address))
 
 
 def _parse(text: str) -> IPv4Address | IPv6Address | None:
@@ -69,5 +62,14 @@ def _strip_port(text: str) -> str:
     return host if colon and port.isdigit() else text
 
 
-def _is_within(address: IPv4Address | IPv6Address, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+def _is_within(address: IPv4Address | IPv6Address, networks: Sequence[Network]) -> bool:
     return any(address in network for network in networks)
+
+
+def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Read networks such as ``10.0.0.0/8``; a single address is a network of itself.
+
+    Raises:
+        ValueError: One of them is no network. Start nothing that would trust it.
+    """
+    return tuple(ip_network(text) for text in texts)

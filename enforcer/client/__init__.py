@@ -1,0 +1,25 @@
+"""The client library: ask an enforcer for a decision before doing the work, and tell it how the work went.
+
+``Client`` for threads, ``AsyncClient`` for asyncio; :mod:`enforcer.client.asgi` (middleware), :mod:`enforcer.client.endpoint`
+(a decorator for FastAPI and Starlette) and :mod:`enforcer.client.interceptor` (gRPC servers) are built on them. Light to
+import: grpcio and protobuf, and nothing of what the service needs.
+"""
+
+from enforcer.check import Check, InvalidCheck
+from enforcer.client.aio import AsyncClient
+from enforcer.client.decision import Ban, Decision, LimitStatus, Warned
+from enforcer.client.errors import NoDecision, NotPermitted
+from enforcer.client.sync import Client
+
+__all__ = [
+    "AsyncClient",
+    "Ban",
+    "Check",
+    "Client",
+    "Decision",
+    "InvalidCheck",
+    "LimitStatus",
+    "NoDecision",
+    "NotPermitted",
+    "Warned",
+]
