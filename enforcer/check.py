@@ -16,6 +16,8 @@ LARGEST_TEXT_BYTES = 1024
 LARGEST_ACTION_BYTES = 128
 MOST_ATTRIBUTES = 16
 MOST_CHECKS_PER_BATCH = 1000
+CALLER = "caller"
+"""The attribute that an access document makes true: where policies declare it, it is the authenticated caller's name."""
 MOST_SUPPRESSED = 1_000_000
 MOST_SUPPRESSED_LIMITS = 32
 LARGEST_LABEL = 256

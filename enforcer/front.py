@@ -23,8 +23,8 @@ from enforcer.decider import Decider
 from enforcer.decision import Decision
 from enforcer.encoding import encode_batch_response, encode_response, encode_rls_response
 from enforcer.plan import Plan
-from enforcer.rls_request import plan_payload
-from enforcer.service import plan_batch, plan_check
+from enforcer.rls_request import parse_request, plan_payload, plan_request, sign_request
+from enforcer.service import plan_batch, plan_check, plan_for
 
 MOST_EVENTS_PER_BATCH = 128
 IO_THREADS = 1
@@ -122,7 +122,7 @@ class Front:
                 if not is_open:
                     # Without the metadata, the peer's address stands there, as text.
                     caller = access.admit("check", authorization if isinstance(authorization, bytes) else None)
-                    confined = caller if caller.is_confined else None
+                    confined = caller if caller.is_confined or self._decider.planner.names_callers else None
                 if len(payload) > LARGEST_REQUEST_BYTES:
                     fail(
                         call_id,
@@ -150,7 +150,7 @@ class Front:
         planner = self._decider.planner
         plan = planner.recall(payload) or plan_check(payload, planner)
         if confined is not None:
-            confined.permit(plan)
+            plan = plan_for(confined, plan, planner)
         self._decider.submit(plan, partial(self._answer, call_id, payload, encode_response))
 
     def _should_rate_limit(self, call_id: int, payload: bytes, confined: Caller | None) -> None:
@@ -158,6 +158,10 @@ class Front:
         plan = planner.recall(payload) or plan_payload(payload, planner)
         if confined is not None:
             confined.permit(plan)
+            if planner.names_callers:
+                request = parse_request(payload)
+                sign_request(request, confined)
+                plan = plan_request(request, planner)
         self._decider.submit(plan, partial(self._answer, call_id, payload, encode_rls_response))
 
     def _answer(self, call_id: int, payload: bytes, encode: Encode, plan: Plan, decision: Decision) -> None:
@@ -168,8 +172,7 @@ class Front:
     def _check_batch(self, call_id: int, payload: bytes, confined: Caller | None) -> None:
         plans = plan_batch(payload, self._decider.planner)
         if confined is not None:
-            for plan in plans:
-                confined.permit(plan)
+            plans = [plan_for(confined, plan, self._decider.planner) for plan in plans]
         results: list[bytes] = [b""] * len(plans)
         waiting = len(plans)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from enforcer.bucket import Terms
-from enforcer.check import Check, InvalidCheck, name_attribute
+from enforcer.check import CALLER, Check, InvalidCheck, name_attribute
 from enforcer.layouts import Layouts
 from enforcer.plan import Chosen, Descriptor, Plan, Template, build_plan, compile_template, vary_template
 from enforcer.policy import Limit, Override, Overrides, Policies, is_enforced_for
@@ -38,6 +38,8 @@ class Planner:
     """Of Envoy's ``RateLimitRequest``."""
     overrides: dict[str, Mapping[tuple[str, str], Override]] = field(init=False)
     """In force by subject: those of the document, and what ``override`` has put in their place."""
+    names_callers: bool = field(init=False)
+    """Whether the document declares the attribute ``caller``: then each plan is its caller's own."""
     _templates: dict[object, Template] = field(default_factory=dict)
     _fitted: dict[tuple[Template, tuple[Limit, ...]], Template] = field(default_factory=dict)
     _overridden: dict[tuple[Limit, Terms], Limit] = field(default_factory=dict)
@@ -45,6 +47,7 @@ class Planner:
 
     def __post_init__(self) -> None:
         self.overrides = dict(self.policies.overrides)
+        self.names_callers = CALLER in self.policies.attribute_kinds or CALLER in self.policies.attributes
 
     def override(self, run_time: Overrides) -> None:
         """Put overrides that were made at run time in force, for the subjects that are named and no others.

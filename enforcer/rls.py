@@ -13,13 +13,14 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
+from enforcer.access import ANYBODY
 from enforcer.bucket import Terms
 from enforcer.decider import Decider
 from enforcer.decision import Decision, LimitStatus, Outcome
 from enforcer.guard import current_caller
 from enforcer.plan import Plan
 from enforcer.policy import Limit
-from enforcer.rls_request import parse_request, plan_request
+from enforcer.rls_request import parse_request, plan_request, sign_request
 from ratchet.envoy import core_pb2, rls_pb2, rls_pb2_grpc
 
 SERVICE = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name
@@ -47,8 +48,12 @@ class RateLimitService(rls_pb2_grpc.RateLimitServiceServicer):
         context: grpc.aio.ServicerContext[rls_pb2.RateLimitRequest, rls_pb2.RateLimitResponse],  # noqa: ARG002 gRPC's signature
     ) -> rls_pb2.RateLimitResponse:
         """Decide all descriptors of one request together."""
-        plan = plan_request(request, self._decider.planner)
-        current_caller().permit(plan)
+        planner, caller = self._decider.planner, current_caller()
+        plan = plan_request(request, planner)
+        caller.permit(plan)
+        if planner.names_callers and caller is not ANYBODY:
+            sign_request(request, caller)
+            plan = plan_request(request, planner)
         return write_rls_response(*await self._decider.decide(plan))
 
 

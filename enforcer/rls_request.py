@@ -17,8 +17,9 @@ from functools import lru_cache
 import msgspec
 from google.protobuf.message import DecodeError
 
+from enforcer.access import Caller
 from enforcer.bucket import LARGEST_EXACT
-from enforcer.check import LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check, bound_action, name_attribute
+from enforcer.check import CALLER, LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check, bound_action, name_attribute
 from enforcer.envoy_document import UNITS_S
 from enforcer.envoy_domain import KINDS, Match, fit_terms, name_kind
 from enforcer.layouts import Name, walk_fields
@@ -65,6 +66,15 @@ def parse_request(payload: bytes) -> rls_pb2.RateLimitRequest:
         if descriptor.HasField("hits_addend"):
             read.hits_addend.CopyFrom(descriptor.hits_addend)
     return request
+
+
+def sign_request(request: rls_pb2.RateLimitRequest, caller: Caller) -> None:
+    """Say in the first descriptor, and there alone, who calls: a limit of the caller's own is asked once for a request."""
+    for descriptor in request.descriptors:
+        for place in reversed([place for place, entry in enumerate(descriptor.entries) if entry.key == CALLER]):
+            del descriptor.entries[place]
+    if request.descriptors:
+        request.descriptors[0].entries.add(key=CALLER, value=caller.name)
 
 
 def _decode(text: bytes) -> str:

@@ -7,6 +7,7 @@ import time
 
 import grpc
 
+from enforcer.access import ANYBODY, Caller
 from enforcer.check import MOST_CHECKS_PER_BATCH, Check, InvalidCheck, validate_check
 from enforcer.decider import Decider
 from enforcer.decision import Decision
@@ -47,10 +48,9 @@ class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
     ) -> enforcer_pb2.CheckResponse:
         """Decide one check; INVALID_ARGUMENT for content out of bounds."""
         try:
-            plan = self._decider.planner.plan(read_check(request))
+            plan = plan_for(current_caller(), self._decider.planner.plan(read_check(request)), self._decider.planner)
         except InvalidCheck as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        current_caller().permit(plan)
         return write_response(*await self._decider.decide(plan))
 
     async def CheckBatch(  # noqa: N802 gRPC's name
@@ -60,11 +60,10 @@ class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
     ) -> enforcer_pb2.CheckBatchResponse:
         """Decide up to 1,000 checks, or none: INVALID_ARGUMENT names the first bad one."""
         try:
-            plans = read_batch(request, self._decider.planner)
+            planner, caller = self._decider.planner, current_caller()
+            plans = [plan_for(caller, plan, planner) for plan in read_batch(request, planner)]
         except InvalidCheck as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        for plan in plans:
-            current_caller().permit(plan)
         decided = await asyncio.gather(*[self._decider.decide(plan) for plan in plans])
         return enforcer_pb2.CheckBatchResponse(results=[write_response(plan, decision) for plan, decision in decided])
 
@@ -83,6 +82,17 @@ class EnforcerService(enforcer_pb2_grpc.EnforcerServicer):
         except InvalidReport as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return enforcer_pb2.ReportOutcomesResponse()
+
+
+def plan_for(caller: Caller, plan: Plan, planner: Planner) -> Plan:
+    """Make a plan its caller's: insist that it may ask for it, and name it where the policies want to know who calls.
+
+    Raises:
+        PermissionDenied: It may not. Take nothing.
+        InvalidCheck: The cost is above the capacity of a limit of the caller's own.
+    """
+    caller.permit(plan)
+    return planner.plan(caller.sign(plan.check)) if planner.names_callers and caller is not ANYBODY else plan
 
 
 def read_check(request: enforcer_pb2.CheckRequest) -> Check:

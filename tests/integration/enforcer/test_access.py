@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from enforcer.access import NEEDED
-from ratchet.envoy import rls_pb2
+from ratchet.envoy import descriptor_pb2, rls_pb2
 from ratchet.v1 import admin_pb2, admin_pb2_grpc, enforcer_pb2
 from tests.integration.enforcer.enforcer_under_test import NOWHERE, EnforcerProcess, poll, run_enforcer
 
@@ -32,6 +32,7 @@ def describe(name: str, token: str, roles: str, actions: str = "['*']") -> str:
 
 
 BACKEND = describe("backend", "secret", "check, report")
+GIVER = describe("giver", "back", "check, refund")
 REPORTER = describe("reporter", "reports", "report", "[other]")
 CONFINED = describe("confined", "narrow", "check", "[login, 'api/*']")
 
@@ -63,7 +64,7 @@ def refuse(call: Callable[..., object], request: object, metadata: tuple[tuple[s
 def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("access")
     file = folder / "access.yaml"
-    write_access(file, BACKEND, REPORTER, CONFINED)
+    write_access(file, BACKEND, GIVER, REPORTER, CONFINED)
     options = ("--transport", request.param, "--access", str(file))
     with run_enforcer(f"redis://{NOWHERE}/0", NOWHERE, folder, *options) as enforcer:
         yield Guarded(enforcer, file)
@@ -123,6 +124,17 @@ def test_action_that_is_anothers_is_refused_whole_and_takes_nothing(guarded: Gua
     assert enforcer.stub.Check(own, timeout=30, metadata=bear("narrow")).outcome == enforcer_pb2.OUTCOME_ALLOW
 
 
+def test_giving_tokens_back_needs_a_role_of_its_own(guarded: Guarded) -> None:
+    entry = descriptor_pb2.RateLimitDescriptor.Entry(key="user", value="alice")
+    refund = descriptor_pb2.RateLimitDescriptor(entries=[entry], is_negative_hits=True)
+    request = rls_pb2.RateLimitRequest(domain="other", descriptors=[refund])
+    assert refuse(guarded.enforcer.envoy_stub.ShouldRateLimit, request, bear("secret")) == (
+        grpc.StatusCode.PERMISSION_DENIED,
+        "caller backend lacks the role refund; it has: check, report",
+    )
+    assert guarded.enforcer.envoy_stub.ShouldRateLimit(request, timeout=30, metadata=bear("back")).overall_code == 1
+
+
 def test_refused_calls_are_counted(guarded: Guarded) -> None:
     def read() -> list[float]:
         codes = ("UNAUTHENTICATED", "PERMISSION_DENIED")
@@ -157,5 +169,48 @@ def test_document_is_read_again_when_it_changes_and_a_bad_one_is_not_taken(guard
         assert may("fresh")
         assert enforcer.read_metric("ratchet_access_rejected_total") == 1
     finally:
-        write_access(file, BACKEND, REPORTER, CONFINED)
+        write_access(file, BACKEND, GIVER, REPORTER, CONFINED)
         poll(lambda: may("secret"), "the first document")
+
+
+LIMITED = """\
+version: 1
+subjects: [user]
+attributes: [caller]
+expected_enforcers: 1
+policies:
+  - name: callers
+    also: true
+    match: { action: "*" }
+    limits:
+      - { name: budget, per: [caller], capacity: 2, refill: 1/1h }
+  - name: all
+    match: { action: "*" }
+    limits:
+      - { name: per_user, per: [user], capacity: 100, refill: 100/1s }
+"""
+
+
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+def test_caller_itself_is_limited_and_cannot_call_itself_another(transport: str, tmp_path: Path) -> None:
+    write_access(tmp_path / "access.yaml", *(describe(name, name, "check, refund") for name in ("one", "two", "envoy")))
+    options = ("--transport", transport, "--access", str(tmp_path / "access.yaml"))
+    with run_enforcer(f"redis://{NOWHERE}/0", NOWHERE, tmp_path, *options, policies=LIMITED) as enforcer:
+
+        def check(token: str, user: str) -> int:
+            request = enforcer_pb2.CheckRequest(user_id=user, action="other", attributes={"caller": "forged"})
+            return enforcer.stub.Check(request, timeout=30, metadata=bear(token)).outcome
+
+        def ask(token: str, *users: str) -> int:
+            entry, descriptor = descriptor_pb2.RateLimitDescriptor.Entry, descriptor_pb2.RateLimitDescriptor
+            named = [[entry(key="user", value=user), entry(key="caller", value="forged")] for user in users]
+            request = rls_pb2.RateLimitRequest(domain="other", descriptors=[descriptor(entries=each) for each in named])
+            return enforcer.envoy_stub.ShouldRateLimit(request, timeout=30, metadata=bear(token)).overall_code
+
+        allow, deny = enforcer_pb2.OUTCOME_ALLOW, enforcer_pb2.OUTCOME_DENY
+        assert [check("one", user) for user in ("alice", "bob", "alice", "alice")] == [allow, allow, deny, deny]
+        assert [check("two", user) for user in ("alice", "alice", "alice")] == [allow, allow, deny]
+        assert [ask("envoy", "alice", "bob"), ask("envoy", "alice"), ask("envoy", "alice", "bob")] == [1, 1, 2]
+        batch = enforcer_pb2.CheckBatchRequest(checks=[enforcer_pb2.CheckRequest(user_id="cid", action="other")])
+        results = enforcer.stub.CheckBatch(batch, timeout=30, metadata=bear("one")).results
+        assert [(result.outcome, result.policy) for result in results] == [(deny, "all")]

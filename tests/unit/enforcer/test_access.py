@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -97,6 +98,13 @@ def test_without_a_document_everybody_may_do_everything() -> None:
     assert not ANYBODY.is_confined
 
 
+def test_signed_check_names_its_caller_whatever_it_said() -> None:
+    mesh = Access(compile_callers(MESH)).admit("check", None, ["mesh.internal"])
+    check = make_plan(attributes={"caller": "forged", "ip": "192.0.2.1"}).check
+    assert mesh.sign(check).attributes == {"caller": "mesh", "ip": "192.0.2.1"}
+    assert check.attributes["caller"] == "forged"
+
+
 @pytest.mark.parametrize(
     ("host", "is_served"),
     [("127.0.0.1", True), ("127.0.0.2", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
@@ -132,6 +140,12 @@ def test_document_that_is_replaced_counts_from_the_next_call_on() -> None:
 )
 def test_every_method_needs_a_role(method: str, role: str | None) -> None:
     assert find_role(method) == role
+
+
+def test_document_that_the_page_shows_is_valid() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
+    callers = parse_document(page.split("```yaml\n")[1].split("```")[0], AccessDocument, name="access.md").model.callers
+    assert [caller.name for caller in callers] == ["checkout", "mesh", "ann@example.com"]
 
 
 NO_GLOB = "is not an action or glob: 1 to 128 printable ASCII characters without spaces"

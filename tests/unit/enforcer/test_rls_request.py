@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enforcer.access import Caller
 from enforcer.bucket import LARGEST_EXACT, Status
 from enforcer.decision import Decision, Reading, decide
 from enforcer.plan import Plan
 from enforcer.planner import Planner
 from enforcer.rls import write_rls_response
-from enforcer.rls_request import MOST_COST, MOST_ENTRIES, parse_request, plan_payload, plan_request
+from enforcer.rls_request import MOST_COST, MOST_ENTRIES, parse_request, plan_payload, plan_request, sign_request
 from ratchet.envoy import descriptor_pb2, rls_pb2, unit_pb2
 from tests.unit.enforcer.builders import POLICIES_IN_FORCE
 
@@ -201,3 +202,11 @@ def test_any_request_is_planned_with_a_status_for_each_descriptor(
         for position in planned.template.positions[place]:
             signed = -min(asked, MOST_COST) if descriptor.is_negative_hits else min(asked, MOST_COST)
             assert planned.cost_of_each[position] >= signed
+
+
+def test_signed_request_names_its_caller_once_whatever_it_said() -> None:
+    forged = [("user", "alice"), ("caller", "forged"), ("caller", "again")], [("caller", "forged")]
+    request = rls_pb2.RateLimitRequest(descriptors=map(describe, forged))
+    sign_request(request, Caller("envoy", ("check",)))
+    named = [[(entry.key, entry.value) for entry in descriptor.entries] for descriptor in request.descriptors]
+    assert named == [[("user", "alice"), ("caller", "envoy")], []]
