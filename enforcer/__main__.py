@@ -26,6 +26,7 @@ from enforcer.envoy_files import load_policies
 from enforcer.fallback import Fallback
 from enforcer.folding import Folder
 from enforcer.guard import read_callers
+from enforcer.in_force import InForce
 from enforcer.planner import Planner
 from enforcer.policy_diff import describe_changes
 from enforcer.policy_document import PoliciesDocument, write_schema
@@ -134,7 +135,8 @@ def run(
         tls=tls,
         access_file=access,
     )
-    raise typer.Exit(uvloop.run(serve(decider, Access(callers), address, transport, drain_ms / 1000)))
+    in_force = InForce(decider, policies)
+    raise typer.Exit(uvloop.run(serve(decider, in_force, Access(callers), address, transport, drain_ms / 1000)))
 
 
 def _read_tls(certificate: Path | None, key: Path | None, client_authority: Path | None, transport: Transport) -> Tls | None:

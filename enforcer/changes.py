@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -34,12 +35,15 @@ class _State(msgspec.Struct):
 
 
 class _Change(msgspec.Struct):
-    subject: str
+    subject: str = ""
+    """Empty when policies were registered."""
     state: _State | None = None
     """What is held against the subject now; None when that has not changed."""
+    revision: int = 0
+    """Of the overrides, when one of the subject was changed."""
 
 
-async def follow_changes(url: str, refusals: Refusals, fallback: Fallback) -> None:
+async def follow_changes(url: str, refusals: Refusals, fallback: Fallback, look: Callable[[], None]) -> None:
     """Let what is remembered of a subject end when the subject changes, for as long as it runs.
 
     A lost message costs at most a second of refusals, and while Redis is away the bans that it told of.
@@ -48,6 +52,7 @@ async def follow_changes(url: str, refusals: Refusals, fallback: Fallback) -> No
         url: Redis, as for the store.
         refusals: What is certain for a second: that of the subject is forgotten.
         fallback: What holds while Redis is away: it learns the subject's longest ban, or that none is left.
+        look: Called when policies were registered or an override was changed: it is time to ask what is in force.
     """
     decode = msgspec.json.Decoder(_Change).decode
     while True:
@@ -62,6 +67,8 @@ async def follow_changes(url: str, refusals: Refusals, fallback: Fallback) -> No
                     except msgspec.DecodeError as error:
                         log.warning("change_undecodable", error=str(error))
                         continue
+                    if change.revision or not change.subject:
+                        look()
                     refusals.forget(change.subject, time.monotonic())
                     if change.state is not None:
                         fallback.forget(change.subject)

@@ -109,6 +109,8 @@ class ClusterStore:
     """Of all masters together. A check in several parts counts once for each."""
     is_available: bool = False
     """Every slot has a master that answers."""
+    factors: dict[str, int] = field(default_factory=dict)
+    """Throttle factors in force by action, per mille; changed in place by whoever knows them."""
     on_change: Callable[[bool], None] = lambda _: None
     """Told when ``is_available`` changes."""
     _nodes: dict[str, NodeStore] = field(default_factory=dict)
@@ -157,6 +159,7 @@ class ClusterStore:
         node = self._nodes.get(url)
         if node is None:
             node = self._nodes[url] = NodeStore(url, self.timeout_s, self.stats, self._redirect)
+            node.factors = self.factors
             node.on_change = self._note_change
             node.start().add_done_callback(self._note_end)
         return node

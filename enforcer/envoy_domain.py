@@ -14,7 +14,7 @@ from math import gcd
 from typing import NamedTuple, Protocol
 from urllib.parse import quote
 
-from enforcer.bucket import Terms, TermsOutOfRange
+from enforcer.bucket import Generation, Terms, TermsOutOfRange
 from enforcer.check import bound_action
 from enforcer.envoy_document import UNITS_S, DescriptorDocument, DomainDocument
 from enforcer.globs import matches
@@ -64,6 +64,16 @@ class Node:
     is_unlimited: bool = False
     name: str = ""
     replaces: tuple[str, ...] = ()
+
+    def under(self, generation: Generation) -> Node:
+        """The same with its limits as of a generation."""
+        children = {name: child.under(generation) for name, child in self.children.items()}
+        return replace(
+            self,
+            children=children,
+            patterns=tuple((parts, children["*".join(parts)]) for parts, _ in self.patterns),
+            limit=None if self.limit is None else self.limit.under(generation),
+        )
 
     def find(self, entry: Entry) -> Node | None:
         """The child for one entry."""

@@ -40,7 +40,7 @@ def load_policies(path: Path) -> Policies:
         DocumentError: Something cannot be read or is refused.
     """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and not file.name.startswith("."))
+        files = list_files(path)
         if not files:
             raise DocumentError([f"{path}: no file here ends in .yaml or .yml"])
         return compile_files([(str(file), read_text(file)) for file in files])
@@ -48,6 +48,13 @@ def load_policies(path: Path) -> Policies:
     if is_domain(text):
         return compile_files([(str(path), text)])
     return Policies.compile(parse_document(text, PoliciesDocument, name=str(path)))
+
+
+def list_files(path: Path) -> list[Path]:
+    """What stands at a path, file by file, in the order in which a folder's are read; also a file that is not there."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and not file.name.startswith("."))
 
 
 def is_domain(text: str) -> bool:

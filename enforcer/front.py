@@ -23,6 +23,7 @@ from enforcer.decider import Decider
 from enforcer.decision import Decision
 from enforcer.encoding import encode_batch_response, encode_response, encode_rls_response
 from enforcer.plan import Plan
+from enforcer.planner import Planner
 from enforcer.rls_request import parse_request, plan_payload, plan_request, sign_request
 from enforcer.service import plan_batch, plan_check, plan_for
 
@@ -151,7 +152,7 @@ class Front:
         plan = planner.recall(payload) or plan_check(payload, planner)
         if confined is not None:
             plan = plan_for(confined, plan, planner)
-        self._decider.submit(plan, partial(self._answer, call_id, payload, encode_response))
+        self._decider.submit(plan, partial(self._answer, planner, call_id, payload, encode_response))
 
     def _should_rate_limit(self, call_id: int, payload: bytes, confined: Caller | None) -> None:
         planner = self._decider.planner
@@ -162,12 +163,12 @@ class Front:
                 request = parse_request(payload)
                 sign_request(request, confined)
                 plan = plan_request(request, planner)
-        self._decider.submit(plan, partial(self._answer, call_id, payload, encode_rls_response))
+        self._decider.submit(plan, partial(self._answer, planner, call_id, payload, encode_rls_response))
 
-    def _answer(self, call_id: int, payload: bytes, encode: Encode, plan: Plan, decision: Decision) -> None:
+    def _answer(self, planner: Planner, call_id: int, payload: bytes, encode: Encode, plan: Plan, decision: Decision) -> None:
         self._front.respond(call_id, encode(plan, decision))
         if decision.outcome != "allow" and not decision.is_degraded:
-            self._decider.planner.expect(payload, plan)
+            planner.expect(payload, plan)  # the one that planned it: by now another may be in force
 
     def _check_batch(self, call_id: int, payload: bytes, confined: Caller | None) -> None:
         plans = plan_batch(payload, self._decider.planner)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from redis.asyncio import Redis
 
-from config.document import Loaded, parse_document
+from config.document import parse_document
 from enforcer.bucket import UNREGISTERED, Generation
 from enforcer.policy import Policies
 from enforcer.policy_document import PoliciesDocument
@@ -105,13 +105,13 @@ async def register_file(redis: Redis, version: str, occasion: Occasion, known: G
     return await _register(redis, occasion, version, "", known)
 
 
-async def restore_document(redis: Redis, loaded: Loaded[PoliciesDocument], known: Generation) -> Registered:
+async def restore_document(redis: Redis, version: str, text: str, known: Generation) -> Registered:
     """Register a document that was published before Redis lost it.
 
     Raises:
         RedisAway: No answer; may be called again.
     """
-    return await _register(redis, "change", loaded.version, loaded.text, known)
+    return await _register(redis, "change", version, text, known)
 
 
 async def _register(

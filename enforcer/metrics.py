@@ -13,14 +13,15 @@ from prometheus_client.registry import Collector
 
 from enforcer.access import Access
 from enforcer.decider import Decider
+from enforcer.in_force import InForce
 from enforcer.tls import Tls
 
 
 class EnforcerCollector(Collector):
     """Reads the counts of one decider, and of who may ask it."""
 
-    def __init__(self, decider: Decider, access: Access, tls: Tls | None = None) -> None:
-        self._decider, self._access, self._tls = decider, access, tls
+    def __init__(self, decider: Decider, in_force: InForce, access: Access, tls: Tls | None = None) -> None:
+        self._decider, self._in_force, self._access, self._tls = decider, in_force, access, tls
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of the enforcer."""
@@ -68,14 +69,18 @@ class EnforcerCollector(Collector):
         spool_bytes = emitter.spool.size_bytes if emitter.spool is not None else 0
         yield GaugeMetricFamily("ratchet_spool_bytes", "What the spool holds on disk.", value=spool_bytes)
         policies = InfoMetricFamily("ratchet_policies", "The policies document in force.")
-        policies.add_metric([], {"version": decider.planner.policies.version})
+        in_force = self._in_force
+        policies.add_metric([], {"version": in_force.version, "generation": str(in_force.generation.number)})
         yield policies
+        yield CounterMetricFamily("ratchet_policies_rejected", "Policies that were refused.", value=in_force.rejections)
+        yield GaugeMetricFamily("ratchet_overrides", "Subjects with overrides made at run time.", value=in_force.overrides)
+        yield GaugeMetricFamily("ratchet_enforcers", "Enforcer processes that were last seen alive.", value=in_force.enforcers)
 
 
-def build_registry(decider: Decider, access: Access, tls: Tls | None = None) -> CollectorRegistry:
+def build_registry(decider: Decider, in_force: InForce, access: Access, tls: Tls | None = None) -> CollectorRegistry:
     """Build the registry of one enforcer process."""
     registry = CollectorRegistry()
-    registry.register(EnforcerCollector(decider, access, tls))
+    registry.register(EnforcerCollector(decider, in_force, access, tls))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

@@ -26,7 +26,8 @@ from lua.scripts import CHANGE_OVERRIDE
 
 MOST_OVERRIDES = 100_000
 """Each costs Redis and every enforcer about half a kilobyte."""
-_PAGE = 1000
+_PAGE = 200
+"""Read at once: well under a millisecond of Redis, and of whoever reads."""
 
 _REFILL = re.compile(r"(\d{1,12})/(\d{1,9}(?:us|ms|s|m|h|d))")
 
@@ -196,7 +197,7 @@ async def list_overrides(redis: Redis) -> list[RunTimeOverride]:
 
 
 async def read_changed(redis: Redis, after: int) -> AsyncIterator[Changed]:
-    """Read what changed after a revision, in the order of the changes, a thousand at a time so that Redis is never held up.
+    """Read what changed after a revision, in the order of the changes, some at a time so that Redis is never held up.
 
     Of an override that changed twice only the last change is told.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from enforcer.bucket import Terms
+from enforcer.bucket import Generation, Terms
 from enforcer.check import CALLER, Check, InvalidCheck, name_attribute
 from enforcer.layouts import Layouts
 from enforcer.plan import Chosen, Descriptor, Plan, Template, build_plan, compile_template, vary_template
@@ -164,12 +164,17 @@ class Planner:
         return None
 
     def _override_limit(self, limit: Limit, terms: Terms) -> Limit:
-        """The limit on these terms: one object for all who have them, for limits are told apart by identity."""
+        """The limit on these terms: one object for all who have them, for limits are told apart by identity.
+
+        They are of the document's generation, also those that were made at run time, which count since then.
+        """
         overridden = self._overridden.get((limit, terms))
         if overridden is None:
             if len(self._overridden) >= MOST_TEMPLATES:
                 self._overridden.clear()
-            overridden = self._overridden[limit, terms] = limit.with_terms(terms)
+            overridden = self._overridden[limit, terms] = limit.with_terms(
+                terms.under(Generation(self.policies.generation.number, terms.generation.since_us))
+            )
         return overridden
 
 

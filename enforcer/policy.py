@@ -77,6 +77,15 @@ class Limit:
         """Whether checks have it in different forms."""
         return bool(self.tiers) or self.shadow is not None
 
+    def under(self, generation: Generation) -> Self:
+        """The same limit, in all its forms, as of a generation."""
+        return replace(
+            self,
+            terms=self.terms.under(generation),
+            tiers={tier: limit.under(generation) for tier, limit in self.tiers.items()},
+            shadow=None if self.shadow is None else self.shadow.under(generation),
+        )
+
     def with_terms(self, terms: Terms, tier: str = "") -> Limit:
         """The same limit on other terms, also in shadow mode."""
         shadow = None if self.shadow is None else replace(self.shadow, terms=terms, tier=tier)
@@ -96,29 +105,29 @@ class Policy:
     """1 to 10; 10 is throttled last."""
     identity: Identity = "claimed"
 
+    def under(self, generation: Generation) -> Self:
+        """The same policy as of a generation."""
+        return replace(self, limits=tuple(limit.under(generation) for limit in self.limits))
+
     @property
     def matched_by(self) -> str:
         """``exact``, ``glob PATTERN`` or ``catch-all``."""
         return "catch-all" if self.action == "*" else f"glob {self.action}" if "*" in self.action else "exact"
 
     @classmethod
-    def compile(cls, document: PolicyDocument, generation: Generation, *, is_shadow: bool) -> Self:
+    def compile(cls, document: PolicyDocument, *, is_shadow: bool) -> Self:
         """Compile one policy of a document that was found valid; ``is_shadow``: all of the document is."""
-        limits = tuple(
-            _compile_limit(document.name, limit, generation, is_all_shadow=is_shadow)
-            for limit in document.limits
-            if limit.mode != "off"
-        )
+        limits = tuple(_compile_limit(document.name, limit, is_shadow) for limit in document.limits if limit.mode != "off")
         return cls(document.name, document.match.action, limits, document.without_redis, document.priority, document.identity)
 
 
-def _compile_limit(policy: str, document: LimitDocument, generation: Generation, *, is_all_shadow: bool) -> Limit:
+def _compile_limit(policy: str, document: LimitDocument, is_all_shadow: bool) -> Limit:
     is_shadow = is_all_shadow or document.mode == "shadow" or document.enforce_percent == 0
     is_partial = not is_shadow and document.enforce_percent < _ALL_PERCENT
-    limit = Limit(policy, document.name, document.per, document.compile_terms().under(generation), is_shadow)
+    limit = Limit(policy, document.name, document.per, document.compile_terms(), is_shadow)
     if is_partial:
         limit = replace(limit, enforce_percent=document.enforce_percent, shadow=replace(limit, is_shadow=True))
-    tiers = {tier: limit.with_terms(terms.compile_terms().under(generation), tier) for tier, terms in document.tiers.items()}
+    tiers = {tier: limit.with_terms(terms.compile_terms(), tier) for tier, terms in document.tiers.items()}
     return replace(limit, is_required=document.required and not is_shadow and not is_partial, tiers=tiers)
 
 
@@ -162,15 +171,15 @@ class Policies:
     """Of Envoy's requests, those domains whose limits are found by values, in files of ``envoyproxy/ratelimit``."""
 
     @classmethod
-    def compile(cls, loaded: Loaded[PoliciesDocument], generation: Generation = UNREGISTERED) -> Self:
-        """Compile a document that was found valid, as of the generation that Redis gave it."""
+    def compile(cls, loaded: Loaded[PoliciesDocument]) -> Self:
+        """Compile a document that was found valid, before Redis has given it a generation."""
         document = loaded.model
         exact: dict[str, Policy] = {}
         globs: list[tuple[re.Pattern[str], Policy]] = []
         also: list[tuple[re.Pattern[str], Policy]] = []
         catch_all = None
         for entry in document.policies:
-            policy = Policy.compile(entry, generation, is_shadow=document.mode == "shadow")
+            policy = Policy.compile(entry, is_shadow=document.mode == "shadow")
             if entry.also:
                 also.append((_compile_glob(policy.action), policy))
             elif policy.action == "*":
@@ -182,7 +191,7 @@ class Policies:
         assert catch_all is not None  # noqa: S101 the document was found valid
         return cls(
             loaded.version,
-            generation,
+            UNREGISTERED,
             document.subjects,
             document.attributes,
             document.foldable,
@@ -192,7 +201,25 @@ class Policies:
             tuple(globs),
             catch_all,
             tuple(also),
-            _compile_overrides(document, generation),
+            _compile_overrides(document),
+        )
+
+    def under(self, generation: Generation) -> Self:
+        """The same document as of the generation that Redis gave it."""
+        return replace(
+            self,
+            generation=generation,
+            exact={action: policy.under(generation) for action, policy in self.exact.items()},
+            globs=tuple((pattern, policy.under(generation)) for pattern, policy in self.globs),
+            catch_all=self.catch_all.under(generation),
+            also=tuple((pattern, policy.under(generation)) for pattern, policy in self.also),
+            overrides={
+                subject: {
+                    place: Override(override.terms.under(generation), override.until_ms) for place, override in own.items()
+                }
+                for subject, own in self.overrides.items()
+            },
+            domains={domain: root.under(generation) for domain, root in self.domains.items()},
         )
 
     @cached_property
@@ -225,10 +252,10 @@ def _compile_glob(glob: str) -> re.Pattern[str]:
     return re.compile(".*".join(re.escape(part) for part in glob.split("*")) + r"\Z")
 
 
-def _compile_overrides(document: PoliciesDocument, generation: Generation) -> Overrides:
+def _compile_overrides(document: PoliciesDocument) -> Overrides:
     overrides: dict[str, dict[tuple[str, str], Override]] = {}
     for entry in document.overrides:
         until_ms = None if entry.until is None else int(entry.until.timestamp() * 1000)
-        terms = Override(entry.compile_terms().under(generation), until_ms)
+        terms = Override(entry.compile_terms(), until_ms)
         overrides.setdefault(entry.subject.name, {})[entry.policy, entry.limit] = terms
     return overrides

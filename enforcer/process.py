@@ -19,6 +19,7 @@ from enforcer.access import Access
 from enforcer.changes import follow_changes
 from enforcer.decider import Decider
 from enforcer.guard import reload_callers
+from enforcer.in_force import InForce
 from enforcer.server import PortTaken, Server, Transport
 from enforcer.telemetry import Telemetry
 from enforcer.tls import Tls
@@ -28,6 +29,9 @@ from enforcer.workers import watch_parent
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
 EXIT_PORT_TAKEN = 3
+
+_SETTLE_WITHIN_S = 1.0
+"""How long the first answer waits for Redis to say what is in force; without it the file is."""
 
 log = structlog.get_logger("enforcer")
 
@@ -48,7 +52,9 @@ class Address:
     """Where the access document came from, to be read again when it changes."""
 
 
-async def serve(decider: Decider, access: Access, address: Address, transport: Transport, drain_s: float) -> int:
+async def serve(
+    decider: Decider, in_force: InForce, access: Access, address: Address, transport: Transport, drain_s: float
+) -> int:
     """Serve until SIGTERM or Ctrl-C, then drain and send what is left; returns the exit code."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -56,7 +62,7 @@ async def serve(decider: Decider, access: Access, address: Address, transport: T
         loop.add_signal_handler(number, stop.set)
     if address.is_shared:
         watch_parent(stop)
-    telemetry = Telemetry(decider, access, address.tls)
+    telemetry = Telemetry(decider, in_force, access, address.tls)
     try:
         server = Server(
             decider,
@@ -83,17 +89,20 @@ async def serve(decider: Decider, access: Access, address: Address, transport: T
             exit_code = EXIT_FAILED
             stop.set()
 
-    following = loop.create_task(follow_changes(decider.store.url, decider.refusals, decider.fallback))
+    following = loop.create_task(follow_changes(decider.store.url, decider.refusals, decider.fallback, in_force.wake))
+    keeping_up = loop.create_task(in_force.run())
     watching = [loop.create_task(each) for each in _watch(access, address)]
-    for task in (decider.store.start(), decider.emitter.start(), following, *watching):
+    for task in (decider.store.start(), decider.emitter.start(), following, keeping_up, *watching):
         task.add_done_callback(end_with)
+    await in_force.settle(_SETTLE_WITHIN_S)
     await server.start()
     log.info(
         "enforcer_ready",
         address=f"{address.host}:{server.port}",
         metrics=f"http://{address.host}:{telemetry.port}/metrics",
         transport=transport,
-        policies=decider.planner.policies.version,
+        policies=in_force.version,
+        generation=in_force.generation.number,
         source=decider.emitter.source,
         pid=os.getpid(),
     )
@@ -105,8 +114,9 @@ async def serve(decider: Decider, access: Access, address: Address, transport: T
     await stop.wait()
     log.info("enforcer_drains", seconds=drain_s)
     await server.drain(drain_s)
-    for task in (following, *watching):
+    for task in (following, keeping_up, *watching):
         task.cancel()
+    await asyncio.gather(keeping_up, return_exceptions=True)  # it takes leave of the others
     await decider.store.close()
     await decider.emitter.close(timeout_s=5.0)
     await telemetry.close()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +82,8 @@ class RedisStore:
     timeout_s: float = 0.01
     stats: StoreStats = field(default_factory=StoreStats)
     is_available: bool = False
+    factors: dict[str, int] = field(default_factory=dict)
+    """Throttle factors in force by action, per mille; changed in place by whoever knows them."""
     on_change: Callable[[bool], None] = lambda _: None
     """Told when Redis becomes available or stops being so."""
     _queue: deque[Entry] = field(default_factory=deque)
@@ -132,7 +134,7 @@ class RedisStore:
     def _send_new(self, entries: list[Entry], sent_s: float) -> None:
         """Send one call; its deadline counts from ``sent_s``."""
         deadline_us = 0 if self._offset_us is None else int(self._offset_us + (sent_s + self.timeout_s) * 1e6)
-        self._send(Call(entries, pack_call([entry[0] for entry in entries], deadline_us), sent_s))
+        self._send(Call(entries, pack_call([entry[0] for entry in entries], deadline_us, self.factors), sent_s))
 
     def _send(self, call: Call) -> None:
         assert self._connection is not None  # noqa: S101 available means connected
@@ -260,7 +262,7 @@ class RedisStore:
             self._in_flight.clear()
 
 
-def pack_call(plans: Sequence[Plan], deadline_us: int) -> bytes:
+def pack_call(plans: Sequence[Plan], deadline_us: int, factors: Mapping[str, int]) -> bytes:
     """Write one EVALSHA of ``check.lua`` for several plans; what they share is sent once."""
     keys: list[str] = []
     checks: list[int] = []
@@ -276,7 +278,8 @@ def pack_call(plans: Sequence[Plan], deadline_us: int) -> bytes:
     shapes: list[str | int] = []
     for template, costs in shape_indexes:
         cost = costs if isinstance(costs, int) else ",".join(map(str, costs))
-        shapes += (template.action, cost, UNLOWERED, len(template.kinds), len(template.limits))
+        factor = factors.get(template.action, UNLOWERED) if factors else UNLOWERED
+        shapes += (template.action, cost, factor, len(template.kinds), len(template.limits))
         for limit in template.limits:
             index = limit_indexes.setdefault(limit, len(limit_indexes) + 1)
             shapes.append(-index if limit.is_shadow else index)

@@ -12,6 +12,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 
 from enforcer.access import Access
 from enforcer.decider import Decider
+from enforcer.in_force import InForce
 from enforcer.metrics import build_registry
 from enforcer.tls import Tls
 
@@ -38,9 +39,10 @@ def configure_logs(level: str = "info") -> None:
 class Telemetry:
     """``/metrics``, ``/healthz`` (the process runs) and ``/readyz`` (it can decide exactly: Redis answers)."""
 
-    def __init__(self, decider: Decider, access: Access, tls: Tls | None = None) -> None:
+    def __init__(self, decider: Decider, in_force: InForce, access: Access, tls: Tls | None = None) -> None:
         self._decider = decider
-        self._registry: CollectorRegistry = build_registry(decider, access, tls)
+        self._in_force = in_force
+        self._registry: CollectorRegistry = build_registry(decider, in_force, access, tls)
         app = web.Application()
         app.add_routes(
             [web.get("/metrics", self._metrics), web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
@@ -74,9 +76,12 @@ class Telemetry:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         is_ready = self._decider.store.is_available
+        in_force = self._in_force
         body = {
             "redis": is_ready,
             "kafka": self._decider.emitter.kafka.is_connected,
-            "policies": self._decider.planner.policies.version,
+            "policies": in_force.version,
+            "generation": in_force.generation.number,
+            "rejected": None if in_force.rejection is None else in_force.rejection.problems,
         }
         return web.json_response(body, status=200 if is_ready else 503)

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "enforcer/connection.py": "tests/integration/enforcer/test_connection.py",
     "enforcer/front.py": "tests/integration/enforcer/test_service.py",
     "enforcer/generations.py": "tests/integration/lua/test_register_policies.py",
+    "enforcer/in_force.py": "tests/integration/enforcer/test_in_force.py",
     "enforcer/overrides.py": "tests/integration/lua/test_change_override.py",
     "enforcer/guard.py": "tests/integration/enforcer/test_access.py",
     "enforcer/process.py": "tests/integration/enforcer/test_emission.py",

@@ -35,7 +35,7 @@ async def until_listened(client: Redis) -> None:
 async def test_published_change_ends_the_memory_of_its_subject_alone(redis_client: Redis, redis_url: str) -> None:
     refusals = Refusals()
     sent_s = time.monotonic()
-    following = asyncio.create_task(follow_changes(redis_url, refusals, Fallback(1)))
+    following = asyncio.create_task(follow_changes(redis_url, refusals, Fallback(1), asyncio.Event().set))
     try:
         await until_listened(redis_client)
         # Subscribing clears what was remembered before; that it is over is seen by an entry that stays.
@@ -61,7 +61,7 @@ async def test_published_change_ends_the_memory_of_its_subject_alone(redis_clien
 async def test_subscribing_forgets_what_may_have_changed_before(redis_client: Redis, redis_url: str) -> None:
     refusals = Refusals()
     refusals.remember(make_plan(), REFUSED)
-    following = asyncio.create_task(follow_changes(redis_url, refusals, Fallback(1)))
+    following = asyncio.create_task(follow_changes(redis_url, refusals, Fallback(1), asyncio.Event().set))
     try:
         await until(lambda: refusals.find(make_plan(), 0.0) is None)
     finally:
@@ -72,7 +72,7 @@ async def test_subscribing_forgets_what_may_have_changed_before(redis_client: Re
 async def test_fallback_learns_of_bans_and_that_they_were_lifted(redis_client: Redis, redis_url: str) -> None:
     fallback = Fallback(1)
     until_ms = time.time_ns() // 1_000_000 + 60_000
-    following = asyncio.create_task(follow_changes(redis_url, Refusals(), fallback))
+    following = asyncio.create_task(follow_changes(redis_url, Refusals(), fallback, asyncio.Event().set))
 
     def is_banned(user: str) -> bool:
         return fallback.read(fallback.share(make_plan(user)), time.time_ns() // 1000).ban is not None

@@ -96,10 +96,9 @@ async def test_bad_document_is_refused_whole(redis_client: Redis) -> None:
 
 
 async def test_redis_that_was_emptied_gives_a_newer_generation_and_the_document_back(redis_client: Redis) -> None:
-    loaded = parse_document(DOCUMENT, PoliciesDocument, name="document")
-    restored = await restore_document(redis_client, loaded, Generation(41, 0))
+    restored = await restore_document(redis_client, VERSION, DOCUMENT, Generation(41, 0))
     assert restored.generation.number == 42
-    assert (await restore_document(redis_client, loaded, Generation(41, 0))).generation == restored.generation
+    assert (await restore_document(redis_client, VERSION, DOCUMENT, Generation(41, 0))).generation == restored.generation
     found = await read_document(redis_client)
     assert found == (DOCUMENT, restored.generation)
 

@@ -13,6 +13,7 @@ from enforcer.decider import Decider
 from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
 from enforcer.folding import Folder
+from enforcer.in_force import InForce
 from enforcer.metrics import EnforcerCollector, build_registry
 from enforcer.planner import Planner
 from enforcer.producer import KafkaLog
@@ -31,10 +32,18 @@ def decider() -> Decider:
     return Decider(Planner(POLICIES_IN_FORCE), RedisStore("redis://127.0.0.1:1"), Refusals(), Fallback(2), emitter)
 
 
-def test_every_metric_is_documented_with_its_type_and_no_other_is(decider: Decider) -> None:
+@pytest.fixture
+def in_force(decider: Decider) -> InForce:
+    return InForce(decider, Path("policies.yaml"))
+
+
+def test_every_metric_is_documented_with_its_type_and_no_other_is(decider: Decider, in_force: InForce) -> None:
     section = PAGE.read_text().split("\n## Enforcer\n")[1].split("\n## ")[0]
     documented = re.findall(r"^\| `(ratchet_\w+)` \| (\w+) \| (\S)", section, re.MULTILINE)
-    told = [(metric.name + _SUFFIXES[metric.type], metric.type) for metric in EnforcerCollector(decider, Access()).collect()]
+    told = [
+        (metric.name + _SUFFIXES[metric.type], metric.type)
+        for metric in EnforcerCollector(decider, in_force, Access()).collect()
+    ]
     assert sorted((name, kind) for name, kind, _ in documented) == sorted(told)
 
 
@@ -47,13 +56,13 @@ def test_every_metric_of_the_detector_is_documented_and_no_other_is() -> None:
     assert sorted(documented) == sorted(told)
 
 
-def test_every_metric_says_what_it_counts(decider: Decider) -> None:
-    for metric in EnforcerCollector(decider, Access()).collect():
+def test_every_metric_says_what_it_counts(decider: Decider, in_force: InForce) -> None:
+    for metric in EnforcerCollector(decider, in_force, Access()).collect():
         assert metric.documentation.endswith(".")
 
 
-def test_decisions_are_counted_by_outcome_and_reason_alone(decider: Decider) -> None:
+def test_decisions_are_counted_by_outcome_and_reason_alone(decider: Decider, in_force: InForce) -> None:
     decider.counts["deny", "limit"] = 3
-    text = generate_latest(build_registry(decider, Access())).decode()  # type: ignore[no-untyped-call]
+    text = generate_latest(build_registry(decider, in_force, Access())).decode()  # type: ignore[no-untyped-call]
     assert 'ratchet_decisions_total{outcome="deny",reason="limit"} 3.0\n' in text
-    assert f'ratchet_policies_info{{version="{POLICIES_IN_FORCE.version}"}} 1.0\n' in text
+    assert f'ratchet_policies_info{{generation="0",version="{POLICIES_IN_FORCE.version}"}} 1.0\n' in text

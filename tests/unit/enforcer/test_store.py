@@ -72,7 +72,7 @@ plans = st.builds(
 
 @given(batch=st.lists(plans, min_size=1, max_size=20), deadline_us=st.integers(0, 2**52))
 def test_call_asks_for_every_check_in_order(batch: list[Plan], deadline_us: int) -> None:
-    found_deadline_us, checks = interpret(pack_call(batch, deadline_us))
+    found_deadline_us, checks = interpret(pack_call(batch, deadline_us, {}))
     assert found_deadline_us == deadline_us
     assert checks == [
         (
@@ -105,7 +105,7 @@ def test_what_checks_share_is_sent_once() -> None:
     planner = Planner(POLICIES_IN_FORCE)
     one = [planner.plan(make_check("alice", "other"))]
     many = [planner.plan(make_check(f"user-{number}", "other")) for number in range(100)]
-    assert len(pack_call(many, 0)) < len(pack_call(one, 0)) + 100 * (len("".join(many[0].keys)) + 40)
+    assert len(pack_call(many, 0, {})) < len(pack_call(one, 0, {})) + 100 * (len("".join(many[0].keys)) + 40)
 
 
 def test_allowed_and_refused_results_are_read_with_their_levels() -> None:
@@ -135,5 +135,5 @@ def test_check_that_failed_on_the_server_has_no_reading() -> None:
 def test_limits_that_cost_different_amounts_say_so_each() -> None:
     plan = make_plan(attributes=IP, cost=3)
     differing = msgspec.structs.replace(plan, costs=(3, -2))
-    _, checks = interpret(pack_call([plan, differing, differing, plan], 0))
+    _, checks = interpret(pack_call([plan, differing, differing, plan], 0, {}))
     assert [check[2] for check in checks] == [3, (3, -2), (3, -2), 3]
