@@ -64,6 +64,8 @@ class Template:
     """Kind of the further attribute in each slot after the subjects."""
     varies: bool = False
     """Which limits apply, or in which forms, depends on more than the kinds that are named: the tier, who it is, values."""
+    is_overridden: bool = False
+    """A subject has other terms, which may end or change at any time."""
     is_incomplete: bool = False
     """A subject that is required is absent: the check is refused. The limits are those that require it, without buckets."""
     unlimited: frozenset[int] = frozenset()
@@ -155,7 +157,7 @@ def _choose(applying: Iterable[Policy], descriptor: Descriptor | Chosen) -> Iter
                 yield limit, tuple(slots[kind] for kind in limit.per if kind != "action")
 
 
-def vary_template(template: Template, limits: tuple[Limit, ...]) -> Template:
+def vary_template(template: Template, limits: tuple[Limit, ...], *, is_overridden: bool) -> Template:
     """The same template with other forms of its limits, in their order."""
     return replace(
         template,
@@ -165,6 +167,7 @@ def vary_template(template: Template, limits: tuple[Limit, ...]) -> Template:
             _form_key(limit, template.action, form.slots) for limit, form in zip(limits, template.buckets, strict=True)
         ),
         varies=True,
+        is_overridden=is_overridden,
     )
 
 

@@ -77,7 +77,9 @@ class Planner:
 
     def expect(self, request: bytes, plan: Plan) -> None:
         """Remember the plan of a request that was refused."""
-        if request not in self._returning and not (self.overrides and self.is_overridden(plan)):
+        if request in self._returning or plan.template.is_overridden:
+            return  # an override may have ended, or begun, since this was planned
+        if not (self.overrides and self.is_overridden(plan)):
             if len(self._returning) >= MOST_RETURNING:
                 self._returning.clear()
             self._returning[request] = plan
@@ -140,9 +142,10 @@ class Planner:
         if template.is_incomplete or not (template.varies or any(own)):
             return template
         tier = check.attributes.get(self.policies.tier, "")
-        forms = []
+        forms, is_overridden = [], False
         for limit, (_, slots) in zip(template.limits, template.buckets, strict=True):
             terms = self._find_override(limit, [own[slot] for slot in slots])
+            is_overridden = is_overridden or terms is not None
             form = limit.tiers.get(tier, limit) if terms is None else self._override_limit(limit, terms)
             if form.shadow is not None and not is_enforced_for(form, join_subjects([names[slot] for slot in slots])):
                 form = form.shadow
@@ -152,7 +155,7 @@ class Planner:
         if fitted is None:
             if len(self._fitted) >= MOST_TEMPLATES:
                 self._fitted.clear()
-            fitted = self._fitted[key] = vary_template(*key)
+            fitted = self._fitted[key] = vary_template(*key, is_overridden=is_overridden)
         return fitted
 
     def _find_override(self, limit: Limit, own: Iterable[Mapping[tuple[str, str], Override] | None]) -> Terms | None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.bucket import Terms
+from enforcer.bucket import Generation, Terms
 from enforcer.check import InvalidCheck
 from enforcer.plan import Plan
 from enforcer.planner import MOST_RETURNING, MOST_TEMPLATES, Planner
@@ -243,3 +243,21 @@ def test_what_is_only_recorded_never_shares_a_bucket_with_what_is_enforced(
     enforced = [limit.terms.capacity for limit in plan.limits if not limit.is_shadow]
     assert plan.template.smallest_capacity == min(enforced, default=2**63)
     assert [limit.label for limit in plan.limits if limit.policy == "everywhere"] == ["everywhere:per_user"]
+
+
+def test_override_made_at_run_time_is_of_the_documents_generation_and_counts_since_it_was_made() -> None:
+    planner = Planner(POLICIES_IN_FORCE.under(Generation(7, 1000)))
+    terms = Terms.of(50, 50, 60_000_000).under(Generation(0, 2000))
+    planner.override({"user=alice": {("login", "per_user"): Override(terms)}})
+    (limit,) = planner.plan(make_check("alice")).limits
+    assert limit.terms == terms.under(Generation(7, 2000))
+    assert planner.plan(make_check("bob")).limits[0].terms.generation == Generation(7, 1000)
+
+
+def test_plan_on_an_override_is_not_remembered_when_that_has_ended_meanwhile() -> None:
+    planner = Planner(POLICIES_IN_FORCE)
+    planner.override({"user=alice": {("login", "per_user"): Override(Terms.of(50, 50, 60_000_000))}})
+    plan = planner.plan(make_check("alice"))
+    planner.override({"user=alice": {}})
+    planner.expect(b"request", plan)
+    assert planner.recall(b"request") is None

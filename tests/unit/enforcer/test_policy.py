@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.document import read_document
-from enforcer.bucket import Terms
+from enforcer.bucket import UNREGISTERED, Generation, Terms
 from enforcer.policy import Limit, Override, Policies, is_enforced_for
 from enforcer.policy_document import PoliciesDocument
 from tests.unit.enforcer.builders import EVERYTHING, make_policies
@@ -173,3 +173,17 @@ def test_overrides_of_the_document_are_by_canonical_subject() -> None:
         "user=partner": {("search", "per_user"): Override(Terms.of(1000, 1000, 1_000_000))},
         "ip=2001:db8::/64": {("login", "per_ip"): Override(Terms.of(1, 1, 3_600_000_000), 1_800_000_000_000)},
     }
+
+
+def test_document_under_a_generation_has_it_in_every_form_of_every_limit() -> None:
+    generation = Generation(7, 1_700_000_000_000_000)
+    before = make_policies(EVERYTHING)
+    policies = before.under(generation)
+    assert (before.generation, policies.generation, policies.version) == (UNREGISTERED, generation, before.version)
+    forms = [form for policy in policies for limit in policy.limits for form in (limit, *limit.tiers.values())]
+    forms += [form.shadow for form in forms if form.shadow is not None]
+    assert {form.terms.generation for form in forms} == {generation}
+    assert {own.terms.generation for overrides in policies.overrides.values() for own in overrides.values()} == {generation}
+    assert [limit.label for policy in policies for limit in policy.limits] == [
+        limit.label for policy in before for limit in policy.limits
+    ]

@@ -137,3 +137,9 @@ def test_limits_that_cost_different_amounts_say_so_each() -> None:
     differing = msgspec.structs.replace(plan, costs=(3, -2))
     _, checks = interpret(pack_call([plan, differing, differing, plan], 0, {}))
     assert [check[2] for check in checks] == [3, (3, -2), (3, -2), 3]
+
+
+def test_factor_of_an_action_goes_with_its_checks_alone() -> None:
+    plans = [make_plan(action="login"), make_plan(action="other")]
+    words = unpack(pack_call(plans, 0, {"login": 500}))
+    assert (words[words.index("login") + 2], words[words.index("other") + 2]) == ("500", "1000")
