@@ -58,8 +58,9 @@ class Planner:
         Args:
             run_time: By subject, all of its overrides; empty for none any more.
         """
+        documents = self.policies.overrides
         for subject, overrides in run_time.items():
-            in_force = {**self.policies.overrides.get(subject, {}), **overrides}
+            in_force = {**documents[subject], **overrides} if subject in documents else overrides
             if in_force:
                 self.overrides[subject] = in_force
             else:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from config.document import DocumentError, parse_document, read_document
-from enforcer.policy_document import PoliciesDocument, write_schema
+from enforcer.policy_document import LimitDocument, OverrideDocument, PoliciesDocument, PolicyDocument, write_schema
 from tests.unit.enforcer.builders import EVERYTHING, POLICIES
 
 BAD_POLICIES = sorted((Path(__file__).parent.parent / "config" / "bad_policies").glob("*.yaml"))
@@ -62,3 +63,23 @@ def test_shipped_document_names_its_schema_and_is_valid() -> None:
     first, _ = (SHIPPED / "policies.yaml").read_text().split("\n", 1)
     assert first == "# yaml-language-server: $schema=policies.schema.json"
     read_document(SHIPPED / "policies.yaml", PoliciesDocument)
+
+
+def test_keys_that_the_shipped_document_comments_out_are_valid_all_together() -> None:
+    shipped = (SHIPPED / "policies.yaml").read_text().split("\n", 1)[1]
+    everything = re.sub(r"(?m)^( *)# ( *[-a-z])", r"\1\2", shipped)
+    document = parse_document(everything, PoliciesDocument, name="policies.yaml").model
+    search, everywhere = document.policies[1], document.policies[2]
+    assert (document.mode, document.attributes, search.identity, everywhere.also) == (
+        "shadow",
+        ("country",),
+        "authenticated",
+        True,
+    )
+    assert (list(search.limits[0].tiers), search.limits[0].enforce_percent, len(document.overrides)) == (["gold"], 10, 1)
+
+
+def test_every_key_is_documented() -> None:
+    documented = (SHIPPED.parent / "docs" / "policies.md").read_text()
+    for model in (PoliciesDocument, PolicyDocument, LimitDocument, OverrideDocument):
+        assert [key for key in model.model_fields if f"`{key}" not in documented and f"    {key}:" not in documented] == []
