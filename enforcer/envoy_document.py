@@ -79,7 +79,8 @@ class DescriptorDocument(_Document):
     descriptors: Annotated[tuple[DescriptorDocument, ...], BeforeValidator(_allow_nothing)] = ()
     shadow_mode: bool = False
     quota_mode: bool = False
-    """Of all that apply to a request and are in this mode, one with enough tokens suffices."""
+    """Accepted, and enforced like any limit. That server lets a request pass while one of several such limits still does; here
+    each has to, as of all limits of a request."""
     detailed_metric: bool = False
     """Accepted; metrics here never grow with traffic, and each decision is an event that names its descriptor."""
     value_to_metric: bool = False

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from enforcer.bucket import UNLOWERED, Status, Terms
 from enforcer.decision import Ban, Decision, Reading, decide, refuse_incomplete
+from enforcer.encoding import encode_rls_response
+from enforcer.envoy_files import compile_files
 from enforcer.plan import Plan
 from enforcer.planner import Planner
 from enforcer.policy import Limit
@@ -225,3 +227,59 @@ def test_request_that_lacks_a_required_subject_is_incomplete(descriptors: list[P
 
 def test_request_that_names_a_required_subject_anywhere_is_complete() -> None:
     assert not plan_everything([("user", "alice")], [("remote_address", "::1")]).template.is_incomplete
+
+
+FILE = """
+domain: shop
+descriptors:
+  - key: free
+    rate_limit: { unlimited: true }
+  - key: user_id
+    metadata: { team: { name: users, size: small }, tag: first }
+    rate_limit: { unit: week, requests_per_unit: 9 }
+  - key: path
+    metadata: { team: { name: paths, colour: red }, tag: second }
+    rate_limit: { unit: minute, requests_per_unit: 0 }
+"""
+
+
+def plan_in_file(*descriptors: Pairs) -> Plan:
+    return plan_request(make_request(*descriptors, domain="shop"), Planner(compile_files([("shop.yaml", FILE)])))
+
+
+def test_unlimited_descriptor_is_told_as_that_server_tells_it() -> None:
+    planned = plan_in_file([("free", "x")], [("user_id", "bob")], [("none", "x")])
+    statuses = answer(planned).statuses
+    assert [status.code for status in statuses] == [OK] * 3
+    assert [status.limit_remaining for status in statuses] == [2**32 - 1, 9, 0]
+    assert [status.HasField("current_limit") for status in statuses] == [False, True, False]
+    told = statuses[1].current_limit
+    assert (told.name, told.requests_per_unit, told.unit) == ("shop:user_id", 9, RateLimit.WEEK)
+
+
+def test_metadata_of_descriptors_that_passed_is_merged() -> None:
+    planned = plan_in_file([("user_id", "bob")], [("path", "/")])
+    assert answer(planned, refused=0b10).dynamic_metadata["metadata"] == {
+        "team": {"name": "users", "size": "small"},
+        "tag": "first",
+    }
+    merged = answer(planned).dynamic_metadata["metadata"]
+    assert merged == {"team": {"name": "users", "size": "small", "colour": "red"}, "tag": "first"}
+
+
+def test_answers_of_files_are_encoded_as_messages_are() -> None:
+    for pairs in ([("free", "x")], [("user_id", "bob")], [("path", "/")], [("none", "x")]):
+        planned = plan_in_file(pairs)
+        levels = tuple(limit.terms.capacity_units for limit in planned.limits)
+        decision = decide(planned, Reading(NOW_US, Status.ALLOW, levels=levels))
+        assert rls_pb2.RateLimitResponse.FromString(encode_rls_response(planned, decision)) == write_rls_response(
+            planned, decision
+        )
+
+
+def test_shadow_refusals_are_told_as_dynamic_metadata() -> None:
+    planned = plan([("user", "alice")], domain="shared")
+    levels = (planned.limits[0].terms.capacity_units, 0)
+    decision = decide(planned, Reading(NOW_US, Status.ALLOW, refused=0b10, levels=levels))
+    assert write_rls_response(planned, decision).dynamic_metadata["shadow"] is True
+    assert rls_pb2.RateLimitResponse.FromString(encode_rls_response(planned, decision)).dynamic_metadata["shadow"] is True
