@@ -305,6 +305,12 @@ def _mask(has: Sequence[bool]) -> int:
     return sum(1 << i for i, h in enumerate(has) if not h)
 
 
+def keep_level(level: int, terms: Terms, now_us: int) -> Bucket:
+    """A bucket that holds so many units now, at factor 1."""
+    bucket = Bucket(level, now_us // terms.tick_us, terms.tag)
+    return replace(bucket, expires_us=_expire(bucket, terms, UNLOWERED, now_us))
+
+
 def _expire(bucket: Bucket, terms: Terms, factor: int, now_us: int) -> int:
     """When the bucket is surely full at this factor, rounded up to a whole millisecond."""
     ticks = -(-(-(-(terms.capacity_units - bucket.level) // terms.refill) * UNLOWERED) // factor)

@@ -49,13 +49,17 @@ class Decider:
     def _receive(self, plan: Plan, answer: Answer, reading: Reading | None) -> None:
         """Redis has answered, or None: it has not, in time."""
         if reading is None:
+            levels = self.refusals.estimate(plan, time.monotonic())
             plan = self.fallback.share(plan)
-            reading = self.fallback.read(plan, time.time_ns() // 1000)
+            reading = self.fallback.read(plan, time.time_ns() // 1000, levels)
             self.degraded += 1
-        elif reading.status:
-            self.refusals.remember(plan, reading)
+        else:
+            if reading.status:
+                self.refusals.remember(plan, reading)
             if reading.ban is not None:
                 self.fallback.remember(reading.ban)
+            elif self.fallback.is_used:
+                self.fallback.learn(plan, reading, time.time_ns() // 1000)
         self._finish(plan, answer, reading)
 
     def _finish(self, plan: Plan, answer: Answer, reading: Reading) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import msgspec
 
-from enforcer.bucket import UNLOWERED, Bucket, Status, Terms, take
+from enforcer.bucket import UNLOWERED, Bucket, Status, Terms, keep_level, take
 from enforcer.decision import Ban, Reading
 from enforcer.globs import matches
 from enforcer.plan import Plan, Template
@@ -58,12 +59,14 @@ class Fallback:
             return msgspec.structs.replace(plan, template=template, costs=costs)
         return msgspec.structs.replace(plan, template=template)
 
-    def read(self, plan: Plan, now_us: int) -> Reading:
+    def read(self, plan: Plan, now_us: int, levels: Sequence[int | None] = ()) -> Reading:
         """Decide as the script would, without Redis.
 
         Args:
             plan: As ``share`` returned it.
             now_us: This process's clock, microseconds since the epoch.
+            levels: What the buckets of the whole limits hold by now, in their units; None, or nothing at all, where it is not
+                known: a bucket that is not kept here yet then begins full.
         """
         is_refund = plan.check.cost < 0
         for subject in plan.subjects:
@@ -85,7 +88,10 @@ class Fallback:
             mask = sum(1 << i for i, limit in enumerate(plan.limits) if not limit.is_shadow)
             return Reading(now_us, Status.LIMIT, refused=mask, levels=(0,) * len(terms), is_degraded=True)
         stored, taken = take(
-            [self._buckets.get(key) for key in plan.bucket_keys],
+            [
+                self._buckets.get(key) or (None if level is None else _share_level(level, mine, now_us))
+                for key, mine, level in zip(plan.bucket_keys, terms, levels or (None,) * len(terms), strict=True)
+            ],
             terms,
             [limit.is_shadow for limit in plan.limits],
             costs,
@@ -100,6 +106,25 @@ class Fallback:
             self._buckets.popitem(last=False)
         return Reading(now_us, taken.status, refused=taken.refused, levels=taken.levels, is_degraded=True)
 
+    def learn(self, plan: Plan, reading: Reading, now_us: int) -> None:
+        """Follow Redis's word on buckets that are kept here, so that who spent there does not find them full the next time.
+
+        A Redis that comes and goes would else grant both what it holds and what is held here, each time anew.
+
+        Args:
+            plan: What was asked of Redis.
+            reading: What it saw; without a ban.
+            now_us: This process's clock, microseconds since the epoch.
+        """
+        for key, limit, level in zip(plan.bucket_keys, plan.limits, reading.levels, strict=True):
+            if key in self._buckets:
+                self._buckets[key] = _share_level(level, share_terms(limit.terms, self.enforcers), now_us)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether buckets are kept here: since start, Redis was away."""
+        return bool(self._buckets)
+
 
 @lru_cache(maxsize=4096)
 def _share_template(template: Template, enforcers: int) -> Template:
@@ -112,6 +137,11 @@ def share_terms(terms: Terms, enforcers: int) -> Terms:
     """One process's share: the capacity divided (at least 1, unless it is 0), the refill period multiplied."""
     capacity = max(min(1, terms.capacity), terms.capacity // enforcers)
     return replace(terms, capacity=capacity, period_ticks=terms.period_ticks * enforcers)
+
+
+def _share_level(level: int, mine: Terms, now_us: int) -> Bucket:
+    """This process's share of what a limit's bucket holds: as many units, for a token of the share is so many more of them."""
+    return keep_level(min(mine.capacity_units, level), mine, now_us)
 
 
 def covers(scope: tuple[str, ...], action: str) -> bool:

@@ -109,6 +109,21 @@ class Refusals:
         self.hits += 1
         return Reading(now_us, Status.LIMIT, refused=mask, refused_at_1=mask, levels=tuple(levels), is_cached=True)
 
+    def estimate(self, plan: Plan, now_s: float) -> tuple[int | None, ...]:
+        """Tell what the buckets that refused lately hold at most by now, as if none had been taken since; None: not known.
+
+        Units, in the order of the plan's limits. What others took in the meantime is not known here.
+        """
+        levels: list[int | None] = []
+        for key, limit in zip(plan.bucket_keys, plan.limits, strict=True):
+            known = self._refused.get(key)
+            if known is None or known.tag != limit.terms.tag:
+                levels.append(None)
+            else:
+                ticks = int((now_s - known.sent_s) * 1e6) // limit.terms.tick_us
+                levels.append(min(limit.terms.capacity_units, known.level + ticks * limit.terms.refill))
+        return tuple(levels)
+
     def _has_changed(self, plan: Plan, since_s: float) -> bool:
         return any(self._changed.get(subject, since_s) > since_s for subject in plan.subjects)
 

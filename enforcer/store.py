@@ -214,10 +214,11 @@ class RedisStore:
             self._flush()
 
     def _receive_error(self, call: Call, error: Exception) -> None:
-        if str(error).startswith("NOSCRIPT") and not call.is_abandoned:
+        if str(error).startswith("NOSCRIPT"):
             # The call had no effect: load the script and repeat it, as it stands, within its first deadline.
             self._load_script()
-            self._send(call)
+            if not call.is_abandoned:
+                self._send(call)
             return
         self.stats.errors += 1
         log.warning("redis_refused", error=str(error))

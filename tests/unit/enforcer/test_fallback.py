@@ -13,6 +13,7 @@ from enforcer.check import Check
 from enforcer.decision import Ban, Reading, decide
 from enforcer.fallback import Fallback, covers, share_terms
 from enforcer.plan import Plan
+from enforcer.refusals import Refusals
 from tests.unit.enforcer.builders import EVERYTHING, make_plan, make_policies
 
 NOW_US = 1_700_000_000_000_000
@@ -35,6 +36,40 @@ def test_local_admits_this_processs_share_and_refills_at_its_share() -> None:
     assert read(fallback, make_plan(), NOW_US + 24_000_000 - 1).status == Status.LIMIT
     assert read(fallback, make_plan(), NOW_US + 24_000_000).status == Status.ALLOW
     assert read(fallback, make_plan("bob")).status == Status.ALLOW
+
+
+def test_bucket_that_is_kept_here_follows_redis_while_it_answers() -> None:
+    fallback, plan = Fallback(2), make_plan()
+    assert not fallback.is_used
+    assert read(fallback, plan).status == Status.ALLOW
+    assert fallback.is_used
+    fallback.learn(plan, Reading(NOW_US, Status.ALLOW, levels=(0,)), NOW_US)
+    assert read(fallback, plan).status == Status.LIMIT
+    fallback.learn(plan, Reading(NOW_US, Status.ALLOW, levels=(plan.limits[0].terms.capacity_units,)), NOW_US)
+    assert [read(fallback, plan).status for _ in range(3)] == [Status.ALLOW, Status.ALLOW, Status.LIMIT]
+
+
+def test_bucket_that_refused_lately_begins_with_what_it_holds_by_now() -> None:
+    fallback, refusals, plan = Fallback(2), Refusals(), make_plan()
+    refusals.remember(plan, Reading(NOW_US, Status.LIMIT, refused=1, refused_at_1=1, levels=(0,), sent_s=100.0))
+    assert refusals.estimate(plan, 100.0) == (0,)
+    assert fallback.read(fallback.share(plan), NOW_US, refusals.estimate(plan, 100.0)).status == Status.LIMIT
+    other = Fallback(2)
+    # A minute's refill is five tokens for all, and two for each of two processes.
+    levels = refusals.estimate(plan, 160.0)
+    assert levels == (plan.limits[0].terms.capacity_units,)
+    assert [other.read(other.share(plan), NOW_US, levels).status for _ in range(3)] == [
+        Status.ALLOW,
+        Status.ALLOW,
+        Status.LIMIT,
+    ]
+    assert Refusals().estimate(plan, 100.0) == (None,)
+
+
+def test_bucket_that_was_never_used_here_is_not_followed() -> None:
+    fallback = Fallback(2)
+    fallback.learn(make_plan(), Reading(NOW_US, Status.ALLOW, levels=(0,)), NOW_US)
+    assert not fallback.is_used
 
 
 def test_answer_without_redis_is_marked_and_tells_the_share() -> None:
