@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
+from examples.enforcer_client import EnforcerAwayError, EnforcerClient
 from redis.asyncio import Redis
 
 from bench.fault_plays import FAULTS, Fault, Scene
@@ -22,7 +23,6 @@ from bench.servers import ROOT, run_enforcer
 from bench.trouble import TroubleProxy
 from devstack.ports import LOOPBACK, PortChooser
 from devstack.stack import Stack, StackSpec
-from examples.enforcer_client import EnforcerAwayError, EnforcerClient
 from examples.findings import ALLOW
 from topics.proof import prove
 
