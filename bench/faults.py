@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import typer
-from examples.enforcer_client import EnforcerAwayError, EnforcerClient
 from redis.asyncio import Redis
 
 from bench.fault_plays import FAULTS, Fault, Scene
@@ -23,7 +22,8 @@ from bench.servers import ROOT, run_enforcer
 from bench.trouble import TroubleProxy
 from devstack.ports import LOOPBACK, PortChooser
 from devstack.stack import Stack, StackSpec
-from examples.findings import ALLOW
+from enforcer.client import AsyncClient, NoDecision
+from examples.targets import open_witness
 from topics.proof import prove
 
 POLICIES = ROOT / "bench" / "policies" / "faults.yaml"
@@ -103,7 +103,7 @@ async def play(fault: Fault, *, during_s: float) -> Seen:
         users = [_User(f"user-{number}") for number in range(USERS)]
         is_over = asyncio.Event()
         try:
-            async with EnforcerClient(serving.address, timeout_s=WAIT_S) as client:
+            async with open_witness(serving.address, timeout_s=WAIT_S) as client:
                 asking = asyncio.gather(*(user.ask_on(client, is_over) for user in users))
                 await asyncio.sleep(BEFORE_S)
                 began_s = time.monotonic()
@@ -145,15 +145,15 @@ class _User:
         self.answers: list[Asked] = []
         self.unanswered = 0
 
-    async def ask_on(self, client: EnforcerClient, is_over: asyncio.Event) -> None:
+    async def ask_on(self, client: AsyncClient, is_over: asyncio.Event) -> None:
         while not is_over.is_set():
             sent_s = time.monotonic()
             try:
-                answer = await client.check(user=self._name, action="guarded", attributes={})
-            except EnforcerAwayError:
+                answer = await client.check(self._name, "guarded")
+            except NoDecision:
                 self.unanswered += 1
             else:
-                self.answers.append(Asked(sent_s, time.monotonic(), answer.outcome == ALLOW, answer.degraded))
+                self.answers.append(Asked(sent_s, time.monotonic(), answer.is_allowed, answer.is_degraded))
             await asyncio.sleep(PAUSE_S)
 
     def measure_beyond(self) -> float:
