@@ -50,6 +50,7 @@ class EnforcerCollector(Collector):
             ("ratchet_redis_timeouts", "Script calls that were given up at their deadline.", store.stats.timeouts),
             ("ratchet_redis_late", "Script calls that reached Redis after their deadline and took nothing.", store.stats.late),
             ("ratchet_redis_errors", "Script calls that Redis refused.", store.stats.errors),
+            ("ratchet_redis_failed_checks", "Checks that failed by themselves on Redis.", store.stats.failed_checks),
             ("ratchet_redis_connections", "Connections made to Redis.", store.stats.reconnects),
             ("ratchet_script_loads", "Times the script was loaded.", store.stats.reloads),
             ("ratchet_events_offered", "Decisions given to emission.", emitter.stats.offered),

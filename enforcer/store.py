@@ -28,6 +28,7 @@ _RECONNECT_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 _GIVE_UP_AFTER_S = 1.0
 """A server that is connected but silent for so long gets a new connection."""
 _GRACE_S = 0.001
+_COMPLAIN_EVERY_S = 1.0
 _OFFSET_DECAY_US = 20
 """How much the clock offset may fall per call: it follows a server clock that steps back."""
 
@@ -51,6 +52,8 @@ class StoreStats:
     errors: int = 0
     late: int = 0
     """Calls that Redis answered only after their deadline; they took nothing."""
+    failed_checks: int = 0
+    """Checks of calls that succeeded, which failed by themselves: a key of a wrong type, no memory left."""
     reconnects: int = 0
     reloads: int = 0
     """SCRIPT LOADs."""
@@ -90,6 +93,7 @@ class RedisStore:
     _in_flight: deque[Call] = field(default_factory=deque)
     _is_flush_due: bool = False
     _offset_us: float | None = None
+    _complains_at_s: float = 0.0
     _connection: Connection | None = None
     _task: asyncio.Task[None] | None = None
     _timer: asyncio.TimerHandle | None = None
@@ -209,9 +213,24 @@ class RedisStore:
                 receive(plan, answer, None)
         else:
             for position, (plan, answer, receive) in enumerate(entries, 1):
-                receive(plan, answer, read_result(plan, reply[position], now_us, call.sent_s))
+                reading = read_result(plan, reply[position], now_us, call.sent_s)
+                if reading is None:
+                    self._complain(plan, reply[position][1], received_s)
+                receive(plan, answer, reading)
         if self._queue and not self._is_flush_due:
             self._flush()
+
+    def _complain(self, plan: Plan, error: bytes, now_s: float) -> None:
+        """Say that a check failed on the server; seldom, for without memory left every check does."""
+        self.stats.failed_checks += 1
+        if now_s >= self._complains_at_s:
+            self._complains_at_s = now_s + _COMPLAIN_EVERY_S
+            log.warning(
+                "check_failed",
+                error=error.decode(errors="replace"),
+                subjects=plan.subjects,
+                failed_so_far=self.stats.failed_checks,
+            )
 
     def _receive_error(self, call: Call, error: Exception) -> None:
         if str(error).startswith("NOSCRIPT"):
@@ -310,5 +329,4 @@ def read_result(plan: Plan, result: Sequence[Any], now_us: int, sent_s: float) -
             until_ms, level, rule.decode(), verdict_id.decode(), plan.subjects[subject - 1], tuple(scope.decode().split(","))
         )
         return Reading(now_us, Status.BAN, ban=ban, sent_s=sent_s)
-    log.warning("check_failed", error=result[1].decode(errors="replace"), subjects=plan.subjects)
     return None
