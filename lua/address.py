@@ -12,14 +12,14 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import AbstractConnection, ConnectionPool, SSLConnection, parse_url
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.exceptions import RedisError
+from redis.exceptions import ClusterError, RedisClusterException, RedisError
 
 from lua.cluster_address import is_cluster, list_cluster_nodes
 
@@ -97,8 +97,25 @@ class Address:
         own = {name: value for name, value in options.items() if name not in {"host", "port", "db", "connection_class"}}
         named = [parse_url(url) for url in self.cluster]
         nodes = [ClusterNode(one["host"], one["port"]) for one in named]
-        client = RedisCluster(startup_nodes=nodes, require_full_coverage=False, ssl=self.is_tls, **own)
+        client = _Cluster(startup_nodes=nodes, require_full_coverage=False, ssl=self.is_tls, **own)
         return cast("Redis", client)  # the two have no type in common that tells their commands
+
+
+class _Cluster(RedisCluster):
+    """Raises RedisError where redis-py's own raises what is none: nobody answers, or nobody has the slot."""
+
+    async def initialize(self, *args: Any, **options: Any) -> Self:
+        try:
+            await super().initialize(*args, **options)
+        except RedisClusterException as error:
+            raise ClusterError(str(error)) from error
+        return self
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().execute_command(*args, **options)
+        except RedisClusterException as error:
+            raise ClusterError(str(error)) from error
 
 
 class _SentinelPool(SentinelConnectionPool):

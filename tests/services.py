@@ -16,12 +16,13 @@ from contextlib import contextmanager, suppress
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 
 from devstack import kafka_broker
 from devstack.errors import DevstackError
 from devstack.kafka_broker import Node
 from devstack.ports import LOOPBACK, PortChooser
-from devstack.stack import StackSpec, start
+from devstack.stack import RunningStack, StackSpec, start
 
 REDIS_IMAGE = "redis:8-alpine"
 KAFKA_IMAGE = "apache/kafka:4.4.0"
@@ -39,6 +40,25 @@ def redis_url() -> Iterator[str]:
     else:
         with _or_skip(), start(StackSpec(parts=frozenset({"redis"}))) as stack:
             yield stack.redis_url
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RunningStack]:
+    """A Redis Cluster of the session's own: three masters, ``redis-cluster-1`` to ``-3``, and a replica of each.
+
+    Leave it as it was: a test that kills a node for good starts a stack of its own.
+    """
+    with _or_skip(), start(StackSpec(parts=frozenset(), cluster=True, cluster_replicas=True)) as stack:
+        yield stack
+
+
+@pytest_asyncio.fixture
+async def cluster_client(redis_cluster: RunningStack) -> AsyncIterator[RedisCluster]:
+    """A client of the emptied cluster."""
+    nodes = [ClusterNode(LOOPBACK, port) for port in redis_cluster.addresses.cluster_ports]
+    async with RedisCluster(startup_nodes=nodes, require_full_coverage=False) as client:
+        await client.flushdb(target_nodes=RedisCluster.PRIMARIES)
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ import sys
 import time
 from typing import NamedTuple
 
+from enforcer.cluster_store import Store, open_store
 from enforcer.decision import Reading
 from enforcer.plan import Plan
 from enforcer.planner import Planner
-from enforcer.store import RedisStore
 from enforcer.telemetry import configure_logs
 from tests.unit.enforcer.builders import make_check, make_policies
 
@@ -31,6 +31,10 @@ policies:
     match: { action: crowded }
     limits:
       - { name: everybody, per: [], capacity: 60, refill: 300/1s }
+      - { name: per_user, per: [user], capacity: 10, refill: 20/100ms }
+  - name: alone
+    match: { action: alone }
+    limits:
       - { name: per_user, per: [user], capacity: 10, refill: 20/100ms }
       - { name: trial, per: [user], capacity: 3, refill: 5/1s, mode: shadow }
   - name: default
@@ -65,10 +69,11 @@ def choose_plan(chance: random.Random) -> Plan:
     """Half of all ask for the same bucket."""
     if chance.random() < 0.5:
         return PLANNER.plan(make_check("ann", "hammered"))
-    return PLANNER.plan(make_check(chance.choice(USERS), "crowded", chance.choice((0, 1, 1, 1, 2, 5))))
+    action = chance.choice(("crowded", "alone"))
+    return PLANNER.plan(make_check(chance.choice(USERS), action, chance.choice((0, 1, 1, 1, 2, 5))))
 
 
-async def take(store: RedisStore, plan: Plan) -> Reading:
+async def take(store: Store, plan: Plan) -> Reading:
     """Take the plan's tokens."""
     answered: asyncio.Future[Reading | None] = asyncio.get_running_loop().create_future()
     store.take(plan, lambda *_: None, lambda _plan, _answer, reading: answered.set_result(reading))
@@ -81,7 +86,7 @@ async def hammer(url: str, seed: int, for_us: int) -> list[Asked]:
     """Ask until the server's time has gone on for so long; the history is in the order of the answers."""
     history: list[Asked] = []
 
-    async def ask_on(store: RedisStore, chance: random.Random) -> None:
+    async def ask_on(store: Store, chance: random.Random) -> None:
         while not history or history[-1].now_us < history[0].now_us + for_us:
             plan, called_us = choose_plan(chance), time.time_ns() // 1000
             reading = await take(store, plan)
@@ -91,7 +96,7 @@ async def hammer(url: str, seed: int, for_us: int) -> list[Asked]:
             if chance.random() < 0.3:
                 await asyncio.sleep(chance.uniform(0, LONGEST_PAUSE_S))
 
-    store = RedisStore(url, timeout_s=NEVER_S)
+    store = open_store(url, NEVER_S)
     store.start()
     while not store.is_available:  # noqa: ASYNC110 the store tells nobody who waits
         await asyncio.sleep(0.001)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.cluster import RedisCluster
 from redis.crc import key_slot
 
 from devstack.ports import LOOPBACK
-from devstack.stack import RunningStack, StackSpec, start
+from devstack.stack import RunningStack
 from enforcer.bucket import Status
 from enforcer.cluster_store import ClusterStore
 from enforcer.decision import Reading
@@ -20,7 +24,7 @@ from enforcer.planner import Planner
 from lua.keys import name_abuse
 from tests.integration.enforcer.test_store import take, until
 from tests.unit.enforcer.builders import make_check, make_policies
-from topics.events import AbuseState, Ban
+from topics.events import AbuseState
 
 TOKEN = 60_000_000
 POLICIES = """
@@ -33,31 +37,24 @@ policies:
       - { name: per_ip, per: [ip], capacity: 8, refill: 8/1m }
       - { name: per_user, per: [user], capacity: 5, refill: 5/1m }
       - { name: trial, per: [ip], capacity: 2, refill: 2/1m, mode: shadow }
+  - name: shared
+    match: { action: shared }
+    limits:
+      - { name: everybody, per: [], capacity: 100, refill: 1/1d }
+      - { name: per_user, per: [user], capacity: 5, refill: 1/1d }
   - name: default
     match: { action: "*" }
     limits:
       - { name: per_user, per: [user], capacity: 5, refill: 5/1m }
 """
+DAY = 86_400_000_000
+"""Units of a token of the shared limits: in a test's time none is refilled."""
 PLANNER = Planner(make_policies(POLICIES))
 
 
-@pytest.fixture(scope="module")
-def stack() -> Iterator[RunningStack]:
-    with start(StackSpec(parts=frozenset(), cluster=True, cluster_replicas=True)) as stack:
-        yield stack
-
-
 @pytest.fixture
-async def client(stack: RunningStack) -> AsyncIterator[RedisCluster]:
-    nodes = [ClusterNode(LOOPBACK, port) for port in stack.addresses.cluster_ports]
-    async with RedisCluster(startup_nodes=nodes, require_full_coverage=False) as client:
-        await client.flushdb(target_nodes=RedisCluster.PRIMARIES)
-        yield client
-
-
-@pytest.fixture
-async def store(stack: RunningStack, client: RedisCluster) -> AsyncIterator[ClusterStore]:
-    one = ClusterStore(stack.addresses.cluster_url, timeout_s=5.0)
+async def store(redis_cluster: RunningStack, cluster_client: RedisCluster) -> AsyncIterator[ClusterStore]:
+    one = ClusterStore(redis_cluster.addresses.cluster_url, timeout_s=5.0)
     one.start()
     await until(lambda: one.is_available)
     yield one
@@ -115,25 +112,10 @@ async def test_limit_that_was_not_asked_is_told_too(store: ClusterStore) -> None
     assert (reading.status, reading.refused, tokens(reading)) == (Status.LIMIT, 0b101, [0, 5, 0])
 
 
-@pytest.mark.parametrize("banned", ["user", "ip"])
-async def test_ban_of_any_subject_refuses_and_takes_nothing(store: ClusterStore, client: RedisCluster, banned: str) -> None:
-    user, ip = find_pair(is_ip_first=True)
-    subject = f"user={user}" if banned == "user" else f"ip={ip}"
-    ban = Ban(until_ms=2**42, level=1, rule="brute_force", verdict_id="v1", scope=("login",))
-    await client.set(name_abuse(subject), AbuseState(rev=1, bans=(ban,)).model_dump_json())
-    reading = await take_one(store, plan(user, ip))
-    assert reading.ban is not None
-    assert (reading.status, reading.ban.subject) == (Status.BAN, subject)
-    await client.delete(name_abuse(subject))
-    assert tokens(await take_one(store, plan(user, ip, cost=0))) == [8, 5, 2]
-    await client.set(name_abuse(subject), AbuseState(rev=1, bans=(ban,)).model_dump_json())
-    assert (await take_one(store, plan(user, ip, cost=0))).ban is not None
-
-
-async def test_factor_of_a_subject_lowers_the_limits_of_its_own_slot(store: ClusterStore, client: RedisCluster) -> None:
+async def test_factor_of_a_subject_lowers_the_limits_of_its_own_slot(store: ClusterStore, cluster_client: RedisCluster) -> None:
     user, ip = find_pair(is_ip_first=True)
     state = AbuseState(rev=1, factor=400, factor_until_ms=2**42)
-    await client.set(name_abuse(f"user={user}"), state.model_dump_json())
+    await cluster_client.set(name_abuse(f"user={user}"), state.model_dump_json())
     readings = [await take_one(store, plan(user, ip)) for _ in range(3)]
     assert [(reading.status, reading.factor) for reading in readings] == [
         (Status.ALLOW, 400),
@@ -141,19 +123,6 @@ async def test_factor_of_a_subject_lowers_the_limits_of_its_own_slot(store: Clus
         (Status.THROTTLED, 400),
     ]
     assert (readings[2].refused, readings[2].refused_at_1) == (0b110, 0b100)
-
-
-async def test_poisoned_key_degrades_its_checks_alone(store: ClusterStore, client: RedisCluster) -> None:
-    await client.lpush(plan("bob", action="other").bucket_keys[0], "x")
-    ann, bob = await take(store, plan("ann", action="other"), plan("bob", action="other"))
-    assert (ann is not None, bob) == (True, None)
-    assert store.is_available
-
-
-async def test_flushed_scripts_are_loaded_again(store: ClusterStore, client: RedisCluster) -> None:
-    await client.script_flush()
-    user, ip = find_pair(is_ip_first=True)
-    assert tokens(await take_one(store, plan(user, ip))) == [7, 4, 1]
 
 
 async def test_store_that_nobody_answers_says_so() -> None:
@@ -180,16 +149,16 @@ async def move_slot(slot: int, source: Redis, target: Redis, target_port: int, *
             await tell(one, "CLUSTER SETSLOT", slot, "NODE", target_id)
 
 
-async def test_slot_that_moves_takes_its_buckets_along(store: ClusterStore, client: RedisCluster) -> None:
+async def test_slot_that_moves_takes_its_buckets_along(store: ClusterStore, cluster_client: RedisCluster) -> None:
     asked = plan("mover", action="other")
     await take_one(store, asked)
     slot = key_slot(asked.keys[0].encode())
-    owner = client.get_node_from_key(asked.keys[0])
+    owner = cluster_client.get_node_from_key(asked.keys[0])
     assert owner is not None
-    others = [node for node in client.get_primaries() if node.name != owner.name]
+    others = [node for node in cluster_client.get_primaries() if node.name != owner.name]
     ports = int(owner.port), int(others[0].port)
     async with Redis(host=LOOPBACK, port=ports[0]) as source, Redis(host=LOOPBACK, port=ports[1]) as target:
-        await client.set(name_abuse("user=mover"), AbuseState(rev=1).model_dump_json())
+        await cluster_client.set(name_abuse("user=mover"), AbuseState(rev=1).model_dump_json())
         await move_slot(slot, source, target, ports[1], until_half=True)
         assert tokens(await take_one(store, asked)) == [3], "the one that it leaves says who has the keys by now"
         await move_slot(slot, source, target, ports[1])
@@ -197,5 +166,64 @@ async def test_slot_that_moves_takes_its_buckets_along(store: ClusterStore, clie
         calls = store.stats.calls
         assert tokens(await take_one(store, asked)) == [1]
         assert store.stats.calls == calls + 1, "from then on it is asked there"
-        await client.delete(name_abuse("user=mover"))
+        await cluster_client.delete(name_abuse("user=mover"))
         await move_slot(slot, target, source, ports[0])
+
+
+@asynccontextmanager
+async def open_stores(redis_cluster: RunningStack, count: int) -> AsyncIterator[list[ClusterStore]]:
+    stores = [ClusterStore(redis_cluster.addresses.cluster_url, timeout_s=30.0) for _ in range(count)]
+    for each in stores:
+        each.start()
+    for each in stores:
+        await until(lambda each=each: each.is_available)  # type: ignore[misc]
+    yield stores
+    await asyncio.gather(*(each.close() for each in stores))
+
+
+async def test_many_enforcers_over_two_slots_admit_what_the_limits_hold_and_lose_nothing(
+    redis_cluster: RunningStack, cluster_client: RedisCluster
+) -> None:
+    users = [f"u{number}" for number in range(30)]
+    chance = random.Random(7)
+    admitted: Counter[str] = Counter()
+    async with open_stores(redis_cluster, 3) as stores:
+
+        async def ask_on(store: ClusterStore) -> None:
+            for _ in range(20):
+                user = chance.choice(users)
+                reading = await take_one(store, plan(user, action="shared"))
+                admitted[user] += reading.status == Status.ALLOW
+
+        await asyncio.gather(*(ask_on(store) for store in stores for _ in range(10)))
+        assert admitted.total() <= 100
+        assert max(admitted.values()) <= 5
+        for user in users:  # what is left, one after the other
+            for _ in range(5):
+                admitted[user] += (await take_one(stores[0], plan(user, action="shared"))).status == Status.ALLOW
+        assert admitted.total() == 100
+        for user in users:
+            peek = await take_one(stores[0], plan(user, action="shared", cost=0))
+            assert [level // DAY for level in peek.levels] == [0, 5 - admitted[user]]
+
+
+async def test_enforcer_that_dies_between_take_and_refund_loses_at_most_what_it_had_under_way(
+    redis_cluster: RunningStack, cluster_client: RedisCluster
+) -> None:
+    async with open_stores(redis_cluster, 1) as (other,):
+        for _ in range(5):
+            await take_one(other, plan("poor", action="shared"))
+        for ticks in range(12):
+            async with open_stores(redis_cluster, 1) as (dying,):
+                for _ in range(3):
+                    dying.take(plan("poor", action="shared"), lambda *_: None, lambda *_: None)
+                for _ in range(ticks):
+                    await asyncio.sleep(0)
+                for node in dying._nodes.values():
+                    assert node._connection is not None
+                    node._connection.transport.abort()
+        everybody, poor = (await take_one(other, plan("poor", action="shared", cost=0))).levels
+        assert poor // DAY == 0
+        assert 95 - 3 * 12 <= everybody // DAY <= 95
+        taken = [await take_one(other, plan(f"rich-{number}", action="shared")) for number in range(100)]
+        assert sum(reading.status == Status.ALLOW for reading in taken) == everybody // DAY

@@ -68,24 +68,6 @@ async def test_flushed_script_is_loaded_again_and_the_call_spends_once(store: Re
     assert store.stats.reloads == loads + 1
 
 
-async def test_two_calls_that_both_find_no_script_spend_once_each(store: RedisStore, redis_client: Redis) -> None:
-    await take(store, make_plan())
-    await redis_client.script_flush()
-    first = asyncio.ensure_future(take(store, make_plan()))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    second = asyncio.ensure_future(take(store, make_plan()))
-    levels = [reading.levels[0] // TOKEN for (reading,) in (await first, await second) if reading is not None]
-    assert sorted(levels) == [2, 3]
-
-
-async def test_poisoned_key_degrades_its_check_alone(store: RedisStore, redis_client: Redis) -> None:
-    await redis_client.lpush(make_plan("bob").bucket_keys[0], "x")
-    ann, bob, cid = await take(store, make_plan("ann"), make_plan("bob"), make_plan("cid"))
-    assert (ann is not None, bob, cid is not None) == (True, None, True)
-    assert store.is_available
-
-
 async def test_connection_that_is_lost_is_made_again(store: RedisStore, redis_client: Redis) -> None:
     await take(store, make_plan())
     for client in await redis_client.client_list():
@@ -94,8 +76,3 @@ async def test_connection_that_is_lost_is_made_again(store: RedisStore, redis_cl
     await until(lambda: store.stats.reconnects == 2 and store.is_available)
     (reading,) = await take(store, make_plan())
     assert reading is not None
-
-
-async def test_store_that_is_closed_answers_at_once_that_nobody_knows(redis_client: Redis, redis_url: str) -> None:
-    store = RedisStore(redis_url)
-    assert await take(store, make_plan()) == [None]
