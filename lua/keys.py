@@ -72,8 +72,9 @@ def join_subjects(subjects: list[str]) -> str:
 
 
 def name_bucket(subject: str, policy: str, limit: str, tier: str = "", *, is_shadow: bool = False) -> str:
-    """Key of one bucket: ``rate_limit:{user=alice}:login:per_user``.
+    """Key of one bucket: ``rate_limit:{user=alice}:login:per_user``, ``rate_limit:{user=alice}&ip=::/64:login:pair``.
 
+    On a Redis Cluster it lies in the slot of the first name, so that a limit per user and action shares that of its user.
     Each tier has a bucket of its own, ``...:per_user:tier=gold``, and so has a limit in shadow mode, ``...:per_user:shadow``:
     what is only recorded never spends what is enforced, whichever way modes are changed.
 
@@ -84,7 +85,8 @@ def name_bucket(subject: str, policy: str, limit: str, tier: str = "", *, is_sha
         tier: Whose terms are in force; empty for the limit's own.
         is_shadow: The limit is in shadow mode for this subject.
     """
-    key = f"rate_limit:{{{subject}}}:{policy}:{limit}"
+    first, mark, others = subject.partition("&")
+    key = f"rate_limit:{{{first}}}{mark}{others}:{policy}:{limit}"
     if tier:
         key += f":tier={tier}"
     return f"{key}:shadow" if is_shadow else key

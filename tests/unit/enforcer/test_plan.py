@@ -62,7 +62,7 @@ def test_limit_per_nobody_is_one_bucket_for_all() -> None:
 def test_limit_per_action_has_a_bucket_for_each_action_of_a_glob() -> None:
     one, other = make_plan("alice", "read"), make_plan("alice", "write")
     assert one.bucket_keys != other.bucket_keys
-    assert one.bucket_keys == ("rate_limit:{user=alice&action=read}:default:per_user",)
+    assert one.bucket_keys == ("rate_limit:{user=alice}&action=read:default:per_user",)
 
 
 def test_limit_that_is_off_is_left_out() -> None:
@@ -102,6 +102,6 @@ def test_limit_per_two_kinds_has_a_bucket_for_each_pair() -> None:
     )
     plan = make_plan("a b", "x", attributes={"ip": "::1", "key": "k"}, policies=policies)
     assert plan.bucket_keys == (
-        "rate_limit:{ip=::/64&user=a%20b}:d:pair",
-        "rate_limit:{key=k&action=x&ip=::/64}:d:all",
+        "rate_limit:{ip=::/64}&user=a%20b:d:pair",
+        "rate_limit:{key=k}&action=x&ip=::/64:d:all",
     )

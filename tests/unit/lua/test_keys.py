@@ -89,6 +89,9 @@ def test_subject_is_named_as_documented(value: str, name: str) -> None:
 def test_keys_are_named_as_documented() -> None:
     subject = name_subject("user", "alice")
     assert name_bucket(subject, "login", "per_user") == "rate_limit:{user=alice}:login:per_user"
+    pair = join_subjects([subject, "ip=::/64"])
+    assert name_bucket(pair, "login", "pair") == "rate_limit:{user=alice}&ip=::/64:login:pair"
+    assert find_slot(name_bucket(pair, "login", "pair")) == find_slot(name_abuse(subject))
     assert name_abuse(subject) == "abuse:{user=alice}"
     assert name_verdict(subject, "ab12") == "verdict:{user=alice}:ab12"
     assert join_subjects([]) == "global"
