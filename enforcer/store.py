@@ -27,7 +27,8 @@ MOST_CALLS_IN_FLIGHT = 2
 _RECONNECT_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 _GIVE_UP_AFTER_S = 1.0
 """A server that is connected but silent for so long gets a new connection."""
-_GRACE_S = 0.001
+GRACE_S = 0.001
+"""An answer may wait in the socket because this process was busy."""
 _COMPLAIN_EVERY_S = 1.0
 _OFFSET_DECAY_US = 20
 """How much the clock offset may fall per call: it follows a server clock that steps back."""
@@ -152,7 +153,7 @@ class RedisStore:
     def _expire(self) -> None:
         """The oldest call's deadline has come."""
         # The answer may wait in the socket because this process was busy: let the loop read once more before judging.
-        self._timer = self._loop.call_later(_GRACE_S, self._judge)
+        self._timer = self._loop.call_later(GRACE_S, self._judge)
 
     def _judge(self) -> None:
         self._timer = None

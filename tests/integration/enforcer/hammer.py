@@ -26,7 +26,7 @@ policies:
   - name: hammered
     match: { action: hammered }
     limits:
-      - { name: per_user, per: [user], capacity: 100, refill: 500/1s }
+      - { name: per_user, per: [user], capacity: 300, refill: 300/1s }
   - name: crowded
     match: { action: crowded }
     limits:

@@ -118,6 +118,8 @@ def test_over_every_interval_no_more_is_admitted_than_the_terms_allow(history: l
 
 def test_what_the_hammered_bucket_held_was_granted(history: list[Asked]) -> None:
     mine = [asked for asked in history if asked.action == "hammered"]
+    while mine[-1].status == Status.ALLOW:
+        mine.pop()  # the last process to end leaves what refills meanwhile to nobody
     admitted = sum(asked.status == Status.ALLOW for asked in mine)
     (limit,) = PLANNER.plan(make_check("ann", "hammered")).limits
     span_us = mine[-1].now_us - mine[0].now_us
