@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from enforcer.decision import Ban
 from enforcer.fallback import Fallback
 from enforcer.refusals import Refusals
-from lua.address import open_client
+from lua.address import open_listener
 from lua.keys import CHANGES_CHANNEL
 
 _RECONNECT_S = 0.2
@@ -56,7 +56,7 @@ async def follow_changes(url: str, refusals: Refusals, fallback: Fallback, look:
     """
     decode = msgspec.json.Decoder(_Change).decode
     while True:
-        client = open_client(url)
+        client = open_listener(url)
         try:
             async with client.pubsub(ignore_subscribe_messages=True) as channel:
                 await channel.subscribe(CHANGES_CHANNEL)

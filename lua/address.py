@@ -9,6 +9,7 @@ replicas; the sentinels' own are the parameters ``sentinel_username`` and ``sent
 
 from __future__ import annotations
 
+import secrets
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,6 +94,13 @@ class Address:
         client: Redis = self.watch_over().master_for(self.service, connection_pool_class=_SentinelPool, ssl=self.is_tls, **own)
         return client
 
+    def open_listener(self) -> Redis:
+        """Give redis-py's client to subscribe with. Of a cluster, where every node hears what is published, any node's.
+
+        Which one is left to chance: whoever loses it opens another, and is not bound to a node that stays away.
+        """
+        return Redis.from_url(secrets.choice(self.cluster)) if self.cluster else self.open_client()
+
     def _open_cluster(self, options: dict[str, Any]) -> Redis:
         own = {name: value for name, value in options.items() if name not in {"host", "port", "db", "connection_class"}}
         named = [parse_url(url) for url in self.cluster]
@@ -148,6 +156,15 @@ def open_client(url: str, **options: Any) -> Redis:
         ValueError: It is no Redis URL.
     """
     return parse_address(url).open_client(**options)
+
+
+def open_listener(url: str) -> Redis:
+    """Give redis-py's client to subscribe with; see ``Address.open_listener``.
+
+    Raises:
+        ValueError: It is no Redis URL.
+    """
+    return parse_address(url).open_listener()
 
 
 def _split(url: str) -> SplitResult:

@@ -60,6 +60,16 @@ async def test_client_of_a_cluster_knows_every_node_that_is_named() -> None:
     assert client.connection_kwargs["password"] == "secret"
 
 
+async def test_listener_of_a_cluster_subscribes_at_one_of_the_nodes_that_are_named() -> None:
+    address = parse_address("redis+cluster://a,b:1")
+    named = set()
+    for _ in range(100):
+        client = address.open_listener()
+        named.add(client.connection_pool.connection_kwargs["host"])
+        await client.aclose()
+    assert named == {"a", "b"}
+
+
 def test_certificates_are_checked_unless_the_url_says_otherwise() -> None:
     assert parse_address("redis://h").load_tls() is None
     strict = parse_address("rediss://h").load_tls()
