@@ -51,11 +51,11 @@ async def test_ban_is_applied_once_and_told_to_every_enforcer(
             await asyncio.sleep(0.001)
     try:
         async with open_client(url) as client:
-            abuse = AbuseStore(client, LADDER, keep_ms=72 * HOUR_MS)
+            abuse = AbuseStore(client, keep_ms=72 * HOUR_MS)
             # Names that lie on all three masters.
             for number in range(10):
                 offence = make_offence(f"user=mallory-{number}", number)
-                first, again = await abuse.apply(offence), await abuse.apply(offence)
+                first, again = await abuse.apply(offence, LADDER), await abuse.apply(offence, LADDER)
                 assert (first.is_repeat, again.is_repeat) == (False, True)
                 assert (first.finding, first.state) == (again.finding, again.state)
         readings = await take(store, *[make_plan(f"mallory-{number}") for number in range(10)])
@@ -71,5 +71,5 @@ async def test_cluster_that_nobody_answers_for_is_away_and_is_asked_again() -> N
     async with asyncio.timeout(30):
         client = open_client("redis+cluster://127.0.0.1:1", socket_timeout=1.0, socket_connect_timeout=1.0)
         with pytest.raises(RedisAway):
-            await AbuseStore(client, LADDER, keep_ms=HOUR_MS).apply(make_offence("user=mallory", 1))
+            await AbuseStore(client, keep_ms=HOUR_MS).apply(make_offence("user=mallory", 1), LADDER)
         await client.aclose()
