@@ -125,4 +125,4 @@ def test_what_the_hammered_bucket_held_was_granted(history: list[Asked]) -> None
     span_us = mine[-1].now_us - mine[0].now_us
     held = limit.terms.capacity + span_us * limit.terms.refill / limit.terms.period_ticks
     assert 0.999 * held <= admitted <= held
-    assert len(mine) > 2 * admitted, "they asked for much more than there was"
+    assert len(mine) > admitted + 100, "they asked for more than there was"

@@ -68,7 +68,7 @@ def plan(*descriptors: Pairs, domain: str = "shop") -> Plan:
         ([("user_id", "bob")], ["abuse:{user=bob}", "rate_limit:{user=bob}:shop:user_id"]),
         (
             [("plan", "gold"), ("remote_address", "::1")],
-            ["abuse:{ip=::/64}", "rate_limit:{plan=gold&ip=::/64}:shop:plan.remote_address"],
+            ["abuse:{ip=::/64}", "rate_limit:{plan=gold}&ip=::/64:shop:plan.remote_address"],
         ),
         ([("odd key", "x")], ["rate_limit:{odd%20key=x}:shop:odd%20key:shadow"]),
         ([("vip", "x")], []),

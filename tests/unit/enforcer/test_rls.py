@@ -206,7 +206,7 @@ def test_further_attributes_are_in_keys_wherever_they_stand_among_the_descriptor
     assert [limit.label for limit in planned.limits] == [
         "logins:per_country", "login:per_ip", "everywhere:per_user", "login:per_user"
     ]  # fmt: skip
-    assert planned.bucket_keys[0] == "rate_limit:{country=DE&ip=::/64}:logins:per_country"
+    assert planned.bucket_keys[0] == "rate_limit:{country=DE}&ip=::/64:logins:per_country"
     assert planned.template.positions == ((0, 1), (2, 3), ())
 
 

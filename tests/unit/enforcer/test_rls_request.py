@@ -81,7 +81,7 @@ def test_hits_no_bucket_could_hold_are_counted_as_more_than_any_holds() -> None:
 def test_override_has_a_bucket_of_its_own_with_its_terms_in_the_key() -> None:
     ten, other = Override(requests_per_unit=10, unit=unit_pb2.MINUTE), Override(requests_per_unit=11, unit=unit_pb2.MINUTE)
     planned = plan(describe([("user", "alice"), ("path", "/a b")], override=ten))
-    assert planned.bucket_keys == ("rate_limit:{user=alice&path=/a%20b}:login:override-10-1minute",)
+    assert planned.bucket_keys == ("rate_limit:{user=alice}&path=/a%20b:login:override-10-1minute",)
     assert planned.subjects == ("user=alice",)
     (limit,) = planned.limits
     assert (limit.terms.capacity, limit.terms.period_ticks * limit.terms.tick_us // limit.terms.refill) == (10, 6_000_000)
