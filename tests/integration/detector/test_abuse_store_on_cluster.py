@@ -39,7 +39,7 @@ async def test_ban_is_applied_once_and_told_to_every_enforcer(
     url = redis_cluster.addresses.cluster_url
     store, fallback = open_store(url, 5.0), Fallback(1)
     store.start()
-    following = asyncio.create_task(follow_changes(url, Refusals(), fallback))
+    following = asyncio.create_task(follow_changes(url, Refusals(), fallback, asyncio.Event().set))
     await until(lambda: store.is_available)
 
     async def listens() -> bool:
