@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
+from topics.abuse import wrap_state
 from topics.dead_letters import Record, bury, name_origin
 from topics.events import VerdictEvent
 from topics.specs import DEAD_LETTERS, SUBJECTS, VERDICTS
@@ -66,7 +67,7 @@ class Publisher:
         """
         records = [(VERDICTS.name, notice.verdict.subject, notice.verdict.model_dump_json().encode()) for notice in notices]
         records += [
-            (SUBJECTS.name, notice.verdict.subject, _wrap_state(notice.verdict.subject, notice.state))
+            (SUBJECTS.name, notice.verdict.subject, wrap_state(notice.verdict.subject, notice.state))
             for notice in notices
             if notice.state
         ]
@@ -87,8 +88,3 @@ class Publisher:
             await self._producer.send_and_wait(DEAD_LETTERS.name, value, key=name_origin(record))
         except (KafkaError, OSError, TimeoutError) as failure:
             raise KafkaAway(f"{type(failure).__name__}: {failure}") from failure
-
-
-def _wrap_state(subject: str, state: bytes) -> bytes:
-    # The state is copied as the script wrote it, so that topic and Redis hold the same bytes.
-    return b'{"v":1,"type":"subject","subject":"' + subject.encode() + b'","state":' + state + b"}"

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import msgspec
 
+from lua.keys import is_subject
 from topics.wire import DenialRecord, FoldsEvent
-
-# What lua.keys.name_subject can give. A subject is written into JSON as it is, so nothing else may come through.
-_IS_SUBJECT = re.compile(r"[a-z][a-z0-9_]*=[A-Za-z0-9@.+/,~_:%#-]{0,300}").fullmatch
 
 _decode: Callable[[bytes], DenialRecord] = msgspec.json.Decoder(DenialRecord).decode
 
@@ -34,7 +31,7 @@ def decode_denials(value: bytes | None) -> DenialRecord:
         raise UndecodableRecord(str(error)) from error
     if isinstance(record, FoldsEvent):
         for fold in record.folds:
-            if not _IS_SUBJECT(fold.subject):
+            if not is_subject(fold.subject):  # it is written into JSON as it is
                 raise UndecodableRecord(f"{fold.subject!r} is no subject")
             if fold.first_ms > fold.last_ms:
                 raise UndecodableRecord(f"a fold of {fold.subject} ends before it begins")

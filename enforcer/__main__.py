@@ -18,6 +18,7 @@ import uvloop
 
 from config.document import DocumentError, read_document
 from enforcer.access import Access
+from enforcer.admin_cli import app as admin_app
 from enforcer.cluster_store import open_store
 from enforcer.decider import Decider
 from enforcer.emission import Emitter
@@ -43,7 +44,8 @@ from lua.address import parse_address
 EXIT_DIFFERENT = 1
 
 log = structlog.get_logger("enforcer")
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="The decision service.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="The decision service.")
+app.add_typer(admin_app, name="admin")
 
 
 def _check_redis(url: str) -> str:

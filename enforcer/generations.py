@@ -80,6 +80,7 @@ async def publish_document(redis: Redis, text: str, request_id: str, actor: str,
 
     Raises:
         DocumentError: The document is refused; nothing has changed.
+        IdTaken: The request was another change.
         RedisAway: No answer. It may be in force: repeat it with the same id, with no other.
     """
     loaded = parse_document(text, PoliciesDocument, name="document")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -13,7 +13,7 @@ from config.document import parse_duration_us
 from enforcer.bucket import Terms, TermsOutOfRange
 from enforcer.generations import REQUEST_KEPT_MS
 from enforcer.policy import Policies
-from enforcer.redis_script import call_redis, run_script
+from enforcer.redis_script import IdTaken, call_redis, run_script
 from lua.keys import (
     CHANGES_CHANNEL,
     OVERRIDES,
@@ -104,6 +104,10 @@ class Result(NamedTuple):
     """Of the overrides; one more with every change."""
     is_repeat: bool
     """The request was made before, and changed nothing this time."""
+    at_ms: int
+    """Redis time of the change."""
+    override: RunTimeOverride | None
+    """What was set, when the request was first made; None: removed."""
 
 
 def check_target(policies: Policies, target: Target) -> None:
@@ -138,6 +142,7 @@ async def set_override(redis: Redis, override: RunTimeOverride, request_id: str,
 
     Raises:
         OverrideRefused: It cannot be, or there are ``MOST_OVERRIDES`` already.
+        IdTaken: The request was another change.
         RedisAway: No answer. It may be in force: repeat it with the same id, with no other.
     """
     override.compile_terms()
@@ -157,6 +162,7 @@ async def remove_override(redis: Redis, target: Target, request_id: str) -> Resu
 
     Raises:
         OverrideUnknown: There is none.
+        IdTaken: The request was another change.
         RedisAway: No answer. It may be removed: repeat it with the same id, with no other.
     """
     return await _change(redis, target, "", 0, request_id)
@@ -173,12 +179,15 @@ async def _change(redis: Redis, target: Target, override: str, until_ms: int, re
         CHANGES_CHANNEL,
         REQUEST_KEPT_MS,
     ]
-    result, revision, is_repeat = await run_script(redis, CHANGE_OVERRIDE, keys, arguments)
+    result, revision, is_repeat, at_ms, first = await run_script(redis, CHANGE_OVERRIDE, keys, arguments)
     if result == _UNKNOWN:
         raise OverrideUnknown(f"{target.subject} has no override of limit {target.policy}:{target.limit}")
     if result == _FULL:
         raise OverrideRefused(f"there are {MOST_OVERRIDES} overrides, which is the most; remove one, or let one end")
-    return Result(revision, bool(is_repeat))
+    changed = msgspec.json.decode(first, type=RunTimeOverride) if first else None
+    if (changed is None) != (not override):
+        raise IdTaken
+    return Result(revision, bool(is_repeat), at_ms, changed)
 
 
 _UNKNOWN, _FULL = 1, 2
@@ -194,6 +203,21 @@ async def list_overrides(redis: Redis) -> list[RunTimeOverride]:
     now_ms = seconds * 1000 + micros // 1000
     found = [changed.override async for changed in read_changed(redis, 0)]
     return [override for override in found if override is not None and override.until_ms > now_ms]
+
+
+async def find_overrides(redis: Redis, targets: Sequence[Target]) -> list[RunTimeOverride]:
+    """Find those in force of some targets, in their order.
+
+    Raises:
+        RedisAway: No answer; may be called again.
+    """
+    if not targets:
+        return []
+    seconds, micros = await call_redis(redis.time())
+    now_ms = seconds * 1000 + micros // 1000
+    values = await call_redis(redis.hmget(OVERRIDES, [" ".join(target) for target in targets]))
+    found = [msgspec.json.decode(value, type=RunTimeOverride) for value in values if value is not None]
+    return [override for override in found if override.until_ms > now_ms]
 
 
 async def read_changed(redis: Redis, after: int) -> AsyncIterator[Changed]:

@@ -16,15 +16,19 @@ from typing import Any
 import structlog
 
 from enforcer.access import Access
+from enforcer.admin import AdminService
+from enforcer.audit import Audit
 from enforcer.changes import follow_changes
 from enforcer.decider import Decider
 from enforcer.guard import reload_callers
 from enforcer.in_force import InForce
 from enforcer.server import PortTaken, Server, Transport
+from enforcer.subject_store import SubjectStore
 from enforcer.telemetry import Telemetry
 from enforcer.tls import Tls
 from enforcer.watching import watch_files
 from enforcer.workers import watch_parent
+from lua.address import open_client
 
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
@@ -32,6 +36,8 @@ EXIT_PORT_TAKEN = 3
 
 _SETTLE_WITHIN_S = 1.0
 """How long the first answer waits for Redis to say what is in force; without it the file is."""
+REDIS_WITHIN_S = 2.0
+"""How long what is not a check waits for Redis."""
 
 log = structlog.get_logger("enforcer")
 
@@ -63,10 +69,15 @@ async def serve(
     if address.is_shared:
         watch_parent(stop)
     telemetry = Telemetry(decider, in_force, access, address.tls)
+    subjects = SubjectStore(
+        open_client(decider.store.url, socket_timeout=REDIS_WITHIN_S, socket_connect_timeout=REDIS_WITHIN_S)
+    )
+    admin = AdminService(decider, in_force, subjects, Audit(decider.emitter.kafka))
     try:
         server = Server(
             decider,
             access,
+            admin if access.serves_admin(address.host) else None,
             host=address.host,
             port=address.port,
             transport=transport,
@@ -106,8 +117,6 @@ async def serve(
         source=decider.emitter.source,
         pid=os.getpid(),
     )
-    if not access.serves_admin(address.host):
-        log.warning("admin_not_served", host=address.host, why="off loopback it needs --access, to know who calls")
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again
     gc.set_threshold(50_000, 20, 50)
@@ -120,6 +129,7 @@ async def serve(
     await decider.store.close()
     await decider.emitter.close(timeout_s=5.0)
     await telemetry.close()
+    await subjects.close()
     log.info("enforcer_stopped", decisions=sum(decider.counts.values()))
     return exit_code
 

@@ -6,13 +6,23 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from lua.scripts import Script
+
+_TAKEN = "REQUEST "
+"""What scripts call their error when a request id was used for another change."""
 
 
 class RedisAway(Exception):  # noqa: N818 it says what is the case
     """Redis gave no answer, or refused the call. What was asked may have happened: repeat it under the same request id."""
+
+
+class IdTaken(Exception):  # noqa: N818 it says what is the case
+    """Another change was made under this request id. Nothing was changed; use a new id for a new change."""
+
+    def __init__(self) -> None:
+        super().__init__("another change was made under this request id; a retry repeats all of it, a new change has a new id")
 
 
 async def run_script(redis: Redis, script: Script, keys: Sequence[str], arguments: Sequence[object]) -> Any:
@@ -20,6 +30,7 @@ async def run_script(redis: Redis, script: Script, keys: Sequence[str], argument
 
     Raises:
         RedisAway: As the script's header says whether it may be called again.
+        IdTaken: The script knows its request by another change.
     """
     try:
         return await call_redis(redis.evalsha(script.sha, len(keys), *keys, *[str(argument) for argument in arguments]))
@@ -37,5 +48,9 @@ async def call_redis(call: Any) -> Any:
     """
     try:
         return await cast("Awaitable[Any]", call)
+    except ResponseError as error:
+        if str(error).startswith(_TAKEN):
+            raise IdTaken from error
+        raise RedisAway(f"Redis: {type(error).__name__}: {error}") from error
     except (RedisError, OSError, TimeoutError) as error:
-        raise RedisAway(f"{type(error).__name__}: {error}") from error
+        raise RedisAway(f"Redis: {type(error).__name__}: {error}") from error

@@ -16,6 +16,8 @@ from topics.abuse import add_ban, decay_score
 from topics.events import AbuseState, Ban, VerdictEvent
 from topics.specs import DAY_MS, DENIALS
 
+RulingPenalty = Literal["ban", "lift", "forgive"]
+
 KEEP_MS = DENIALS.retention_ms + DAY_MS
 """How long a ruling is remembered: while a verdict about an offence of before it can come, and its caller may repeat it."""
 
@@ -38,7 +40,7 @@ class Ruling:
     verdict_id: str
     digest: str
     subject: str
-    penalty: Literal["ban", "lift", "forgive"]
+    penalty: RulingPenalty
     actor: str
     reason: str
     scope: tuple[str, ...] = ()

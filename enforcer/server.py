@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from enforcer.access import Access
+from enforcer.admin import AdminService
 from enforcer.decider import Decider
 from enforcer.front import KEEPALIVE_MS, LARGEST_METADATA_BYTES, LARGEST_REQUEST_BYTES, MOST_STREAMS, Front
 from enforcer.guard import Guard
@@ -20,7 +21,7 @@ from enforcer.rls import RateLimitService, add_rate_limit_service
 from enforcer.service import EnforcerService
 from enforcer.tls import Tls
 from ratchet.envoy import rls_pb2
-from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
+from ratchet.v1 import admin_pb2, admin_pb2_grpc, enforcer_pb2, enforcer_pb2_grpc
 
 Transport = Literal["native", "grpcio"]
 
@@ -54,6 +55,7 @@ class Server:
         self,
         decider: Decider,
         access: Access,
+        admin: AdminService | None,
         *,
         host: str,
         port: int,
@@ -66,6 +68,7 @@ class Server:
         Args:
             decider: Decides.
             access: Who may call.
+            admin: Answers operators; None: nobody does.
             host: Address to listen on.
             port: 0 takes a free one, found in ``port`` afterwards.
             transport: Which server stands on the port.
@@ -89,11 +92,15 @@ class Server:
                 ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_MS),
             ]
         self._server = grpc.aio.server(options=options, interceptors=[Guard(access)] if access.callers is not None else [])
+        self._services: tuple[str, ...] = _SERVICES
         self._health = health.aio.HealthServicer()
         enforcer_pb2_grpc.add_EnforcerServicer_to_server(EnforcerService(decider), self._server)
         add_rate_limit_service(RateLimitService(decider), self._server)
+        if admin is not None:
+            admin_pb2_grpc.add_EnforcerAdminServicer_to_server(admin, self._server)
+            self._services = (*_SERVICES, admin_pb2.DESCRIPTOR.services_by_name["EnforcerAdmin"].full_name)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection((*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._front: Front | None = None
         self._folder: Path | None = None
@@ -119,7 +126,7 @@ class Server:
         await self._server.start()
         if self._front is not None:
             self._front.start()
-        for service in ("", *_SERVICES):
+        for service in ("", *self._services):
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     async def drain(self, notice_s: float) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import msgspec
 from pydantic import ValidationError
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.asyncio import Redis, RedisCluster
 
+from enforcer.redis_script import call_redis, run_script
 from enforcer.ruling import KEEP_MS, Finding, Ruling
 from lua.keys import CHANGES_CHANNEL, name_abuse, name_verdict
-from lua.scripts import APPLY_RULING, RESET_BUCKETS, Script
+from lua.scripts import APPLY_RULING, RESET_BUCKETS
 from topics.events import AbuseState
 
 KEYS_PER_SCAN = 1_000
@@ -23,10 +22,6 @@ KEYS_PER_PAGE = 100_000
 """How many keys a page of bans looks at before it is handed out as it is."""
 
 _ABUSE_PATTERN = "abuse:{*}"
-
-
-class RedisAway(Exception):  # noqa: N818 it says what is the case
-    """Redis gave no answer, or cannot write for now. The change may have been made: repeat it under the same request id."""
 
 
 class StateUnreadable(Exception):  # noqa: N818 it says what is the case
@@ -43,12 +38,13 @@ class Ruled:
     is_repeat: bool
 
 
-class Reset(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Reset:
     """What came of a reset."""
 
-    digest: str
     at_ms: int
-    is_repeat: bool = False
+    """Redis time of the first call."""
+    is_repeat: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +54,8 @@ class Page:
     states: tuple[tuple[str, AbuseState], ...]
     now_ms: int
     """Redis time."""
-    cursor: int
-    """Where the next page begins; 0 after the last."""
+    next_place: str
+    """Where the next page begins; empty after the last."""
 
 
 def name_ruling_arguments(ruling: Ruling, *, now_ms: int | None = None) -> tuple[list[str], list[str]]:
@@ -95,10 +91,10 @@ class SubjectStore:
 
         Raises:
             RedisAway: No answer. Repeat it.
+            IdTaken: Something else was changed under this id.
         """
         keys, arguments = name_ruling_arguments(ruling)
-        async with _turning_errors():
-            finding, state, is_repeat = await self._call(APPLY_RULING, keys, arguments)
+        finding, state, is_repeat = await run_script(self.client, APPLY_RULING, keys, arguments)
         return Ruled(msgspec.json.decode(finding, type=Finding), state, bool(is_repeat))
 
     async def reset(self, subject: str, tag: str, verdict_id: str, digest: str, buckets: Sequence[str]) -> Reset:
@@ -113,19 +109,12 @@ class SubjectStore:
 
         Raises:
             RedisAway: No answer. Repeat it.
+            IdTaken: Something else was changed under this id.
         """
         keys = [name_verdict(tag, verdict_id), *buckets]
-        async with _turning_errors():
-            finding, is_repeat = await self._call(RESET_BUCKETS, keys, [subject, digest, str(KEEP_MS), CHANGES_CHANNEL])
-        found = msgspec.json.decode(finding, type=Reset)
-        return Reset(found.digest, found.at_ms, is_repeat=bool(is_repeat))
-
-    async def _call(self, script: Script, keys: Sequence[str], arguments: Sequence[str]) -> Sequence[bytes]:
-        try:
-            answer: Sequence[bytes] = await self.client.evalsha(script.sha, len(keys), *keys, *arguments)
-        except NoScriptError:
-            answer = await self.client.eval(script.source, len(keys), *keys, *arguments)
-        return answer
+        arguments = [subject, digest, KEEP_MS, CHANGES_CHANNEL]
+        finding, is_repeat = await run_script(self.client, RESET_BUCKETS, keys, arguments)
+        return Reset(msgspec.json.decode(finding)["at_ms"], is_repeat=bool(is_repeat))
 
     async def read(self, subject: str) -> tuple[AbuseState | None, int]:
         """Read what is held against one subject, and Redis time in ms.
@@ -134,41 +123,64 @@ class SubjectStore:
             RedisAway: No answer.
             StateUnreadable: Something else lies there.
         """
-        async with _turning_errors():
-            raw = await self.client.get(name_abuse(subject))
-            now_ms = await self._read_clock()
-        return _parse_state(subject, raw), now_ms
+        raw = await call_redis(self.client.get(name_abuse(subject)))
+        return _parse_state(subject, raw), await self._read_clock()
 
-    async def list_held(self, cursor: int, count: int) -> Page:
+    async def list_held(self, place: str, count: int) -> Page:
         """Go through the subjects that something is held against.
 
         There is no index, so that a ban costs no more than the subject's own key: a page looks at up to ``KEYS_PER_PAGE`` keys
         of any kind, in slices of under a millisecond of Redis, and may be empty. A subject that is there all the while comes
-        at least once over all pages.
+        at least once over all pages, unless nodes of a Redis Cluster come or go.
 
         Args:
-            cursor: 0, or that of the page before.
+            place: Empty, or that of the page before.
             count: About how many subjects; a page ends with the slice that reaches it.
 
         Raises:
             RedisAway: No answer.
             StateUnreadable: Something else lies under a subject's key.
         """
+        nodes = await self._list_nodes()
+        number, cursor = map(int, place.split(":")) if place else (0, 0)
         found: list[tuple[str, AbuseState]] = []
-        async with _turning_errors():
-            for _ in range(KEYS_PER_PAGE // KEYS_PER_SCAN):
-                cursor, keys = await self.client.scan(cursor, match=_ABUSE_PATTERN, count=KEYS_PER_SCAN, _type="string")
-                for key, raw in zip(keys, await self.client.mget(keys) if keys else (), strict=True):
-                    subject = cast("bytes", key).decode().removeprefix("abuse:{").removesuffix("}")
-                    if (state := _parse_state(subject, raw)) is not None:
-                        found.append((subject, state))
-                if not cursor or len(found) >= count:
-                    break
-            now_ms = await self._read_clock()
-        return Page(tuple(found), now_ms, cursor)
+        for _ in range(KEYS_PER_PAGE // KEYS_PER_SCAN):
+            if number >= len(nodes):
+                break
+            cursor, keys = await self._scan(nodes[number], cursor)
+            values = self.client.pipeline(transaction=False)
+            for key in keys:
+                values.get(key)
+            for key, raw in zip(keys, await call_redis(values.execute()), strict=True):
+                subject = key.decode().removeprefix("abuse:{").removesuffix("}")
+                if (state := _parse_state(subject, raw)) is not None:
+                    found.append((subject, state))
+            if not cursor:
+                number += 1
+            if len(found) >= count:
+                break
+        place = f"{number}:{cursor}" if number < len(nodes) else ""
+        return Page(tuple(found), await self._read_clock(), place)
+
+    async def _list_nodes(self) -> list[Any]:
+        """The masters of a Redis Cluster, in one order; of one server, None."""
+        client: Any = self.client
+        if not isinstance(client, RedisCluster):
+            return [None]
+        await call_redis(client.initialize())
+        return sorted(client.get_primaries(), key=lambda node: str(node.name))
+
+    async def _scan(self, node: Any, cursor: int) -> tuple[int, list[bytes]]:
+        client: Any = self.client
+        options = {"match": _ABUSE_PATTERN, "count": KEYS_PER_SCAN, "_type": "string"}
+        if node is None:
+            next_cursor, keys = await call_redis(client.scan(cursor, **options))
+            return next_cursor, keys
+        cursors, keys = await call_redis(client.scan(cursor, target_nodes=node, **options))
+        return cursors[node.name], keys
 
     async def _read_clock(self) -> int:
-        seconds, micros = await self.client.time()
+        seconds, micros = await call_redis(self.client.time())
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def close(self) -> None:
@@ -176,18 +188,10 @@ class SubjectStore:
         await self.client.aclose()
 
 
-def _parse_state(subject: str, raw: bytes | str | None) -> AbuseState | None:
+def _parse_state(subject: str, raw: bytes | None) -> AbuseState | None:
     if raw is None:
         return None
     try:
         return AbuseState.model_validate_json(raw)
     except ValidationError as error:
         raise StateUnreadable(f"what lies under {name_abuse(subject)} is no state: {error.error_count()} faults") from error
-
-
-@asynccontextmanager
-async def _turning_errors() -> AsyncIterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as error:
-        raise RedisAway(f"Redis: {error or type(error).__name__}") from error

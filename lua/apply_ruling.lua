@@ -11,13 +11,14 @@
 -- ARGV[3]    penalty: ban, lift or forgive.
 -- ARGV[4]    scope: globs of the actions that a ban refuses, with a space between.
 -- ARGV[5]    duration_ms: of a ban.
--- ARGV[6]    digest: of all that the person asked for; the caller compares it with that of a stored answer.
+-- ARGV[6]    digest: of all that the person asked for.
 -- ARGV[7]    keep_ms: how long the answer is kept, and the state after all in it is over.
 -- ARGV[8]    channel: where the new state is published.
 -- ARGV[9]    now_ms: time to use instead of the server's, milliseconds since the epoch; empty in production.
 --
 -- No text may hold a quote, a backslash or a control character: it is written into JSON as it is.
 --
+-- Fails with REQUEST when another digest is stored under the verdict key.
 -- Returns { finding, state, is_repeat }: what came of it (enforcer.ruling.Finding) and the subject's state as it is now
 -- (topics.events.AbuseState; empty when it is forgotten by now), both JSON; is_repeat is 1 when it was stored before.
 --
@@ -33,6 +34,9 @@ local now_ms = tonumber(ARGV[9])
 local raw = call('GET', abuse_key)
 local stored = call('GET', verdict_key)
 if stored then
+  if cjson.decode(stored).digest ~= digest then
+    return redis.error_reply('REQUEST this request id was used for another change')
+  end
   return { stored, raw or '', 1 }
 end
 if not now_ms then

@@ -17,7 +17,9 @@
 -- ARGV[6]    channel: where the change is published.
 -- ARGV[7]    keep_ms: how long a request is remembered.
 --
--- Returns { result, revision, is_repeat }: result 0 done, 1 there is none to remove, 2 there are `most` already.
+-- Fails with REQUEST when the request was another kind of change.
+-- Returns { result, revision, is_repeat, at_ms, override }: result 0 done, 1 there is none to remove, 2 there are `most` already;
+-- at_ms and override are those of the first call.
 --
 -- Key types: overrides hash, revisions and ends sorted sets, revision and request strings.
 
@@ -32,11 +34,11 @@ local most, channel, keep_ms = tonumber(ARGV[5]), ARGV[6], ARGV[7]
 
 local stored = call('GET', request_key)
 if stored then
-  local revision = string.match(stored, '^override (%d+)$')
+  local revision, at_ms, first = string.match(stored, '^override (%d+) (%d+) (.*)$')
   if not revision then
     return redis.error_reply('REQUEST this request id was used for another kind of change')
   end
-  return { DONE, tonumber(revision), 1 }
+  return { DONE, tonumber(revision), 1, tonumber(at_ms), first }
 end
 
 local time = call('TIME')
@@ -50,17 +52,17 @@ end
 
 if override == '' then
   if call('HDEL', overrides_key, field) == 0 then
-    return { UNKNOWN, 0, 0 }
+    return { UNKNOWN, 0, 0, now_ms, '' }
   end
 else
   if not call('ZSCORE', ends_key, field) and call('ZCARD', ends_key) >= most then
-    return { FULL, 0, 0 }
+    return { FULL, 0, 0, now_ms, '' }
   end
   call('HSET', overrides_key, field, override)
   call('ZADD', ends_key, until_ms, field)
 end
 local revision = call('INCR', revision_key)
 call('ZADD', revisions_key, revision, field)
-call('SET', request_key, format('override %.0f', revision), 'PX', keep_ms)
+call('SET', request_key, format('override %.0f %.0f %s', revision, now_ms, override), 'PX', keep_ms)
 call('PUBLISH', channel, format('{"subject":"%s","revision":%.0f}', subject, revision))
-return { DONE, revision, 0 }
+return { DONE, revision, 0, now_ms, override }

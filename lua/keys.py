@@ -48,7 +48,13 @@ SLOTS = 16384
 LARGEST_VALUE_BYTES = 256
 
 _SAFE = "@.+/,~_-:"
+_IS_SUBJECT = re.compile(rf"[a-z][a-z0-9_]*=[A-Za-z0-9%#{re.escape(_SAFE)}]{{0,300}}").fullmatch
 _IS_SAFE = re.compile(rf"[A-Za-z0-9{re.escape(_SAFE)}]{{1,{LARGEST_VALUE_BYTES}}}").fullmatch
+
+
+def is_subject(text: str) -> bool:
+    """Whether a text is what ``name_subject`` can give, so that it may stand in keys and unescaped in JSON."""
+    return _IS_SUBJECT(text) is not None
 
 
 def name_subject(kind: str, value: str) -> str:

@@ -15,6 +15,7 @@
 -- ARGV[7]    channel: where the new generation is published.
 -- ARGV[8]    keep_ms: how long a request is remembered.
 --
+-- Fails with REQUEST when the request was another change.
 -- Returns { generation, since_us, version, is_document, is_repeat }: what the caller goes by from now on. That is another
 -- version than it asked for when it starts with a file that was registered before an admin published (is_document is 1 then,
 -- and the text is in `policies`). since_us: time of the registration, microseconds since the epoch.
@@ -34,7 +35,7 @@ if occasion == 'publish' then
   local stored = call('GET', request_key)
   if stored then
     local generation, since_us, first_version = string.match(stored, '^policies (%d+) (%d+) (%S+)$')
-    if not generation then
+    if not generation or first_version ~= version then
       return redis.error_reply('REQUEST this request id was used for another kind of change')
     end
     return { tonumber(generation), tonumber(since_us), first_version, 1, 1 }

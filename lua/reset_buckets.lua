@@ -5,12 +5,13 @@
 -- KEYS[1]    verdict: when this was done.
 -- KEYS[...]  the buckets.
 -- ARGV[1]    subject: kind=value, whose remembered refusals end.
--- ARGV[2]    digest: of all that the person asked for; the caller compares it with that of a stored answer.
+-- ARGV[2]    digest: of all that the person asked for.
 -- ARGV[3]    keep_ms: how long the answer is kept.
 -- ARGV[4]    channel: where the change is published.
 --
 -- No text may hold a quote, a backslash or a control character: it is written into JSON as it is.
 --
+-- Fails with REQUEST when another digest is stored under the verdict key.
 -- Returns { finding, is_repeat }: the digest and the server's time, JSON; is_repeat is 1 when it was stored before.
 --
 -- Key types: verdict string, JSON; buckets as in check.lua.
@@ -22,6 +23,9 @@ local subject, digest, keep_ms, channel = ARGV[1], ARGV[2], tonumber(ARGV[3]), A
 
 local stored = call('GET', verdict_key)
 if stored then
+  if cjson.decode(stored).digest ~= digest then
+    return redis.error_reply('REQUEST this request id was used for another change')
+  end
   return { stored, 1 }
 end
 local time = call('TIME')

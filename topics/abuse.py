@@ -50,3 +50,13 @@ def add_ban(bans: tuple[Ban, ...], ban: Ban, *, at_ms: int) -> tuple[Ban, ...]:
         if other.until_ms > at_ms and not (other.until_ms <= ban.until_ms and covers(ban.scope, other.scope))
     ]
     return tuple(sorted((*kept, ban), key=lambda one: (-one.until_ms, one.verdict_id)))
+
+
+def wrap_state(subject: str, state: bytes) -> bytes:
+    """Write the event that tells a subject's state: the bytes that the script wrote, so that topic and Redis hold the same.
+
+    Args:
+        subject: As ``lua.keys.name_subject`` writes it.
+        state: JSON of an ``AbuseState``.
+    """
+    return b'{"v":1,"type":"subject","subject":"' + subject.encode() + b'","state":' + state + b"}"

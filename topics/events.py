@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 Outcome = Literal["allow", "deny", "ban"]
 Reason = Literal["ok", "limit", "banned", "throttled", "open"]
-Penalty = Literal["none", "warn", "tighten", "ban", "lift", "forgive", "reset", "override", "throttle"]
+Penalty = Literal["none", "warn", "tighten", "ban", "lift", "forgive", "reset", "override", "reload", "throttle"]
 VerdictResult = Literal["applied", "during_ban", "already_over", "stale", "overruled", "shadow", "exempt"]
 
 PerMille = Annotated[int, Field(ge=0, le=1000)]
@@ -242,18 +242,37 @@ class Evidence(BaseModel):
     n: Count
 
 
+class Override(BaseModel):
+    """Other terms of one limit for one subject."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    policy: str
+    limit: str
+    capacity: Count = 0
+    """Tokens; 0: the override was removed."""
+    refill: str = ""
+    """Tokens per time: ``5/1m``."""
+    until_ms: Instant = 0
+
+
 class VerdictEvent(Event):
-    """A change of what is held against a subject, or of an action's factor: the audit. Topic ``verdicts``, key: subject."""
+    """A change of what is held against a subject, of its terms, of an action's factor, or of the policies: the audit.
+
+    Topic ``verdicts``, key: subject.
+    """
 
     type: Literal["verdict"] = "verdict"
     verdict_id: str
     subject: str
+    """``kind=value``; of a throttle ``action=login``, of a reload ``policies``."""
     penalty: Penalty
     result: VerdictResult
     """``applied``, or why nothing changed."""
     rule: str = ""
     """Empty for a human decision."""
     rule_version: str = ""
+    """Of the rules; of a reload, of the policies."""
     severity: Literal["", "low", "medium", "high", "critical"] = ""
     """As the rule says; empty for a human decision."""
     rung: Count = 0
@@ -262,6 +281,7 @@ class VerdictEvent(Event):
     applied_at_ms: Instant
     """Redis time of the change."""
     rev: Count = 0
+    """Of the subject; of an override, of all overrides; of a reload, the generation."""
     score_before: Count = 0
     score_after: Count = 0
     level: Count = 0
@@ -272,6 +292,7 @@ class VerdictEvent(Event):
     reason: str = ""
     """For a person to read: why."""
     evidence: Evidence | None = None
+    override: Override | None = None
 
 
 class SubjectEvent(Event):

@@ -19,6 +19,7 @@ from topics.events import (
     GapEvent,
     LoadEvent,
     OutcomeEvent,
+    Override,
     SubjectEvent,
     VerdictEvent,
 )
@@ -154,7 +155,8 @@ def _say_verdict(event: VerdictEvent) -> Line:
         "lift": "ban lifted",
         "forgive": "forgiven",
         "reset": "buckets reset",
-        "override": "limits overridden",
+        "override": _say_override(event.override),
+        "reload": f"replaced by version {clean(event.rule_version)}, generation {event.rev}",
         "throttle": f"throttled to {event.factor / 1000:g}",
     }[event.penalty]
     if event.ban_until_ms is not None:
@@ -179,6 +181,15 @@ def _say_verdict(event: VerdictEvent) -> Line:
         (f", {why}", ""),
         (f" ({details})", "dim"),
     ]
+
+
+def _say_override(override: Override | None) -> str:
+    if override is None:
+        return "limits overridden"
+    limit = f"limit {clean(override.policy)}:{clean(override.limit)}"
+    if not override.capacity:
+        return f"{limit} as in the policies again"
+    return f"{limit} holds {override.capacity}, refilled {clean(override.refill)}, until {format_time(override.until_ms)}"
 
 
 def _say_state(state: AbuseState) -> str:

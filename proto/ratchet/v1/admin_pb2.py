@@ -25,49 +25,57 @@ _sym_db = _symbol_database.Default()
 from ratchet.v1 import enforcer_pb2 as ratchet_dot_v1_dot_enforcer__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ratchet/v1/admin.proto\x12\nratchet.v1\x1a\x19ratchet/v1/enforcer.proto\"&\n\x07Subject\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\",\n\x06\x43hange\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"H\n\x0e\x43hangeResponse\x12\x12\n\nverdict_id\x18\x01 \x01(\t\x12\x0b\n\x03rev\x18\x02 \x01(\x03\x12\x15\n\rrepeated_call\x18\x03 \x01(\x08\"F\n\x0e\x45xplainRequest\x12$\n\x07subject\x18\x01 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\"\xd2\x02\n\x0f\x45xplainResponse\x12$\n\x07subject\x18\x01 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\x1d\n\x04\x62\x61ns\x18\x02 \x03(\x0b\x32\x0f.ratchet.v1.Ban\x12$\n\x07warning\x18\x03 \x01(\x0b\x32\x13.ratchet.v1.Warning\x12\x13\n\x0bscore_milli\x18\x04 \x01(\x03\x12\r\n\x05level\x18\x05 \x01(\r\x12\x18\n\x10\x66\x61\x63tor_per_mille\x18\x06 \x01(\r\x12\x0b\n\x03rev\x18\x07 \x01(\x03\x12\x13\n\x0bhuman_at_ms\x18\x08 \x01(\x03\x12\'\n\x06limits\x18\t \x03(\x0b\x32\x17.ratchet.v1.LimitStatus\x12\x0e\n\x06policy\x18\n \x01(\t\x12\x12\n\nmatched_by\x18\x0b \x01(\t\x12\'\n\toverrides\x18\x0c \x03(\x0b\x32\x14.ratchet.v1.Override\"\xa2\x01\n\x08Override\x12$\n\x07subject\x18\x01 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x03\x12\x0e\n\x06refill\x18\x05 \x01(\t\x12\x10\n\x08until_ms\x18\x06 \x01(\x03\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\"8\n\x0fListBansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"J\n\x10ListBansResponse\x12\x1d\n\x04\x62\x61ns\x18\x01 \x03(\x0b\x32\x0f.ratchet.v1.Ban\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x01\n\x10ImposeBanRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12$\n\x07subject\x18\x02 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\r\n\x05scope\x18\x03 \x03(\t\x12\x13\n\x0b\x64uration_ms\x18\x04 \x01(\x03\"Z\n\x0eLiftBanRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12$\n\x07subject\x18\x02 \x01(\x0b\x32\x13.ratchet.v1.Subject\"Z\n\x0e\x46orgiveRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12$\n\x07subject\x18\x02 \x01(\x0b\x32\x13.ratchet.v1.Subject\"h\n\x0cResetRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12$\n\x07subject\x18\x02 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\x0e\n\x06policy\x18\x03 \x01(\t\"`\n\x12SetOverrideRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12&\n\x08override\x18\x02 \x01(\x0b\x32\x14.ratchet.v1.Override\"\x80\x01\n\x15RemoveOverrideRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12$\n\x07subject\x18\x02 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\t\"\x15\n\x13ShowPoliciesRequest\"M\n\x14ShowPoliciesResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\"E\n\rReloadRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\"5\n\x0eReloadResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x32\xd6\x05\n\rEnforcerAdmin\x12\x42\n\x07\x45xplain\x12\x1a.ratchet.v1.ExplainRequest\x1a\x1b.ratchet.v1.ExplainResponse\x12\x45\n\x08ListBans\x12\x1b.ratchet.v1.ListBansRequest\x1a\x1c.ratchet.v1.ListBansResponse\x12\x45\n\tImposeBan\x12\x1c.ratchet.v1.ImposeBanRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12\x41\n\x07LiftBan\x12\x1a.ratchet.v1.LiftBanRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12\x41\n\x07\x46orgive\x12\x1a.ratchet.v1.ForgiveRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12=\n\x05Reset\x12\x18.ratchet.v1.ResetRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12I\n\x0bSetOverride\x12\x1e.ratchet.v1.SetOverrideRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12O\n\x0eRemoveOverride\x12!.ratchet.v1.RemoveOverrideRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12Q\n\x0cShowPolicies\x12\x1f.ratchet.v1.ShowPoliciesRequest\x1a .ratchet.v1.ShowPoliciesResponse\x12?\n\x06Reload\x12\x19.ratchet.v1.ReloadRequest\x1a\x1a.ratchet.v1.ReloadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16ratchet/v1/admin.proto\x12\nratchet.v1\x1a\x19ratchet/v1/enforcer.proto\"4\n\x07Subject\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\",\n\x06\x43hange\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"V\n\x0e\x43hangeResponse\x12\x12\n\nverdict_id\x18\x01 \x01(\t\x12\x0b\n\x03rev\x18\x02 \x01(\x03\x12\x15\n\rrepeated_call\x18\x03 \x01(\x08\x12\x0c\n\x04left\x18\x04 \x03(\t\"\xb9\x01\n\x0e\x45xplainRequest\x12$\n\x07subject\x18\x01 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12>\n\nattributes\x18\x03 \x03(\x0b\x32*.ratchet.v1.ExplainRequest.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe2\x02\n\x0f\x45xplainResponse\x12$\n\x07subject\x18\x01 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\x1d\n\x04\x62\x61ns\x18\x02 \x03(\x0b\x32\x0f.ratchet.v1.Ban\x12$\n\x07warning\x18\x03 \x01(\x0b\x32\x13.ratchet.v1.Warning\x12\x13\n\x0bscore_milli\x18\x04 \x01(\x03\x12\r\n\x05level\x18\x05 \x01(\r\x12\x18\n\x10\x66\x61\x63tor_per_mille\x18\x06 \x01(\r\x12\x0b\n\x03rev\x18\x07 \x01(\x03\x12\x13\n\x0bhuman_at_ms\x18\x08 \x01(\x03\x12\'\n\x06limits\x18\t \x03(\x0b\x32\x17.ratchet.v1.LimitStatus\x12\x0e\n\x06policy\x18\n \x01(\t\x12\x12\n\nmatched_by\x18\x0b \x01(\t\x12\'\n\toverrides\x18\x0c \x03(\x0b\x32\x14.ratchet.v1.Override\x12\x0e\n\x06now_ms\x18\r \x01(\x03\"\xa2\x01\n\x08Override\x12$\n\x07subject\x18\x01 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x03\x12\x0e\n\x06refill\x18\x05 \x01(\t\x12\x10\n\x08until_ms\x18\x06 \x01(\x03\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x08 \x01(\t\"8\n\x0fListBansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"J\n\x10ListBansResponse\x12\x1d\n\x04\x62\x61ns\x18\x01 \x03(\x0b\x32\x0f.ratchet.v1.Ban\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x80\x01\n\x10ImposeBanRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12$\n\x07subject\x18\x02 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\r\n\x05scope\x18\x03 \x03(\t\x12\x13\n\x0b\x64uration_ms\x18\x04 \x01(\x03\"Z\n\x0eLiftBanRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12$\n\x07subject\x18\x02 \x01(\x0b\x32\x13.ratchet.v1.Subject\"Z\n\x0e\x46orgiveRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12$\n\x07subject\x18\x02 \x01(\x0b\x32\x13.ratchet.v1.Subject\"x\n\x0cResetRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12$\n\x07subject\x18\x02 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x04 \x01(\t\"\x16\n\x14ListOverridesRequest\"@\n\x15ListOverridesResponse\x12\'\n\toverrides\x18\x01 \x03(\x0b\x32\x14.ratchet.v1.Override\"`\n\x12SetOverrideRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12&\n\x08override\x18\x02 \x01(\x0b\x32\x14.ratchet.v1.Override\"\x80\x01\n\x15RemoveOverrideRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12$\n\x07subject\x18\x02 \x01(\x0b\x32\x13.ratchet.v1.Subject\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\t\"\x15\n\x13ShowPoliciesRequest\"r\n\x14ShowPoliciesResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x03\x12\x11\n\tpublished\x18\x04 \x01(\x08\x12\x10\n\x08rejected\x18\x05 \x03(\t\"E\n\rReloadRequest\x12\"\n\x06\x63hange\x18\x01 \x01(\x0b\x32\x12.ratchet.v1.Change\x12\x10\n\x08\x64ocument\x18\x02 \x01(\t\"`\n\x0eReloadResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x12\n\nverdict_id\x18\x03 \x01(\t\x12\x15\n\rrepeated_call\x18\x04 \x01(\x08\x32\xac\x06\n\rEnforcerAdmin\x12\x42\n\x07\x45xplain\x12\x1a.ratchet.v1.ExplainRequest\x1a\x1b.ratchet.v1.ExplainResponse\x12\x45\n\x08ListBans\x12\x1b.ratchet.v1.ListBansRequest\x1a\x1c.ratchet.v1.ListBansResponse\x12\x45\n\tImposeBan\x12\x1c.ratchet.v1.ImposeBanRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12\x41\n\x07LiftBan\x12\x1a.ratchet.v1.LiftBanRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12\x41\n\x07\x46orgive\x12\x1a.ratchet.v1.ForgiveRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12=\n\x05Reset\x12\x18.ratchet.v1.ResetRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12I\n\x0bSetOverride\x12\x1e.ratchet.v1.SetOverrideRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12O\n\x0eRemoveOverride\x12!.ratchet.v1.RemoveOverrideRequest\x1a\x1a.ratchet.v1.ChangeResponse\x12T\n\rListOverrides\x12 .ratchet.v1.ListOverridesRequest\x1a!.ratchet.v1.ListOverridesResponse\x12Q\n\x0cShowPolicies\x12\x1f.ratchet.v1.ShowPoliciesRequest\x1a .ratchet.v1.ShowPoliciesResponse\x12?\n\x06Reload\x12\x19.ratchet.v1.ReloadRequest\x1a\x1a.ratchet.v1.ReloadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ratchet.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_EXPLAINREQUEST_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_EXPLAINREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_SUBJECT']._serialized_start=65
-  _globals['_SUBJECT']._serialized_end=103
-  _globals['_CHANGE']._serialized_start=105
-  _globals['_CHANGE']._serialized_end=149
-  _globals['_CHANGERESPONSE']._serialized_start=151
-  _globals['_CHANGERESPONSE']._serialized_end=223
-  _globals['_EXPLAINREQUEST']._serialized_start=225
-  _globals['_EXPLAINREQUEST']._serialized_end=295
-  _globals['_EXPLAINRESPONSE']._serialized_start=298
-  _globals['_EXPLAINRESPONSE']._serialized_end=636
-  _globals['_OVERRIDE']._serialized_start=639
-  _globals['_OVERRIDE']._serialized_end=801
-  _globals['_LISTBANSREQUEST']._serialized_start=803
-  _globals['_LISTBANSREQUEST']._serialized_end=859
-  _globals['_LISTBANSRESPONSE']._serialized_start=861
-  _globals['_LISTBANSRESPONSE']._serialized_end=935
-  _globals['_IMPOSEBANREQUEST']._serialized_start=938
-  _globals['_IMPOSEBANREQUEST']._serialized_end=1066
-  _globals['_LIFTBANREQUEST']._serialized_start=1068
-  _globals['_LIFTBANREQUEST']._serialized_end=1158
-  _globals['_FORGIVEREQUEST']._serialized_start=1160
-  _globals['_FORGIVEREQUEST']._serialized_end=1250
-  _globals['_RESETREQUEST']._serialized_start=1252
-  _globals['_RESETREQUEST']._serialized_end=1356
-  _globals['_SETOVERRIDEREQUEST']._serialized_start=1358
-  _globals['_SETOVERRIDEREQUEST']._serialized_end=1454
-  _globals['_REMOVEOVERRIDEREQUEST']._serialized_start=1457
-  _globals['_REMOVEOVERRIDEREQUEST']._serialized_end=1585
-  _globals['_SHOWPOLICIESREQUEST']._serialized_start=1587
-  _globals['_SHOWPOLICIESREQUEST']._serialized_end=1608
-  _globals['_SHOWPOLICIESRESPONSE']._serialized_start=1610
-  _globals['_SHOWPOLICIESRESPONSE']._serialized_end=1687
-  _globals['_RELOADREQUEST']._serialized_start=1689
-  _globals['_RELOADREQUEST']._serialized_end=1758
-  _globals['_RELOADRESPONSE']._serialized_start=1760
-  _globals['_RELOADRESPONSE']._serialized_end=1813
-  _globals['_ENFORCERADMIN']._serialized_start=1816
-  _globals['_ENFORCERADMIN']._serialized_end=2542
+  _globals['_SUBJECT']._serialized_end=117
+  _globals['_CHANGE']._serialized_start=119
+  _globals['_CHANGE']._serialized_end=163
+  _globals['_CHANGERESPONSE']._serialized_start=165
+  _globals['_CHANGERESPONSE']._serialized_end=251
+  _globals['_EXPLAINREQUEST']._serialized_start=254
+  _globals['_EXPLAINREQUEST']._serialized_end=439
+  _globals['_EXPLAINREQUEST_ATTRIBUTESENTRY']._serialized_start=390
+  _globals['_EXPLAINREQUEST_ATTRIBUTESENTRY']._serialized_end=439
+  _globals['_EXPLAINRESPONSE']._serialized_start=442
+  _globals['_EXPLAINRESPONSE']._serialized_end=796
+  _globals['_OVERRIDE']._serialized_start=799
+  _globals['_OVERRIDE']._serialized_end=961
+  _globals['_LISTBANSREQUEST']._serialized_start=963
+  _globals['_LISTBANSREQUEST']._serialized_end=1019
+  _globals['_LISTBANSRESPONSE']._serialized_start=1021
+  _globals['_LISTBANSRESPONSE']._serialized_end=1095
+  _globals['_IMPOSEBANREQUEST']._serialized_start=1098
+  _globals['_IMPOSEBANREQUEST']._serialized_end=1226
+  _globals['_LIFTBANREQUEST']._serialized_start=1228
+  _globals['_LIFTBANREQUEST']._serialized_end=1318
+  _globals['_FORGIVEREQUEST']._serialized_start=1320
+  _globals['_FORGIVEREQUEST']._serialized_end=1410
+  _globals['_RESETREQUEST']._serialized_start=1412
+  _globals['_RESETREQUEST']._serialized_end=1532
+  _globals['_LISTOVERRIDESREQUEST']._serialized_start=1534
+  _globals['_LISTOVERRIDESREQUEST']._serialized_end=1556
+  _globals['_LISTOVERRIDESRESPONSE']._serialized_start=1558
+  _globals['_LISTOVERRIDESRESPONSE']._serialized_end=1622
+  _globals['_SETOVERRIDEREQUEST']._serialized_start=1624
+  _globals['_SETOVERRIDEREQUEST']._serialized_end=1720
+  _globals['_REMOVEOVERRIDEREQUEST']._serialized_start=1723
+  _globals['_REMOVEOVERRIDEREQUEST']._serialized_end=1851
+  _globals['_SHOWPOLICIESREQUEST']._serialized_start=1853
+  _globals['_SHOWPOLICIESREQUEST']._serialized_end=1874
+  _globals['_SHOWPOLICIESRESPONSE']._serialized_start=1876
+  _globals['_SHOWPOLICIESRESPONSE']._serialized_end=1990
+  _globals['_RELOADREQUEST']._serialized_start=1992
+  _globals['_RELOADREQUEST']._serialized_end=2061
+  _globals['_RELOADRESPONSE']._serialized_start=2063
+  _globals['_RELOADRESPONSE']._serialized_end=2159
+  _globals['_ENFORCERADMIN']._serialized_start=2162
+  _globals['_ENFORCERADMIN']._serialized_end=2974
 # @@protoc_insertion_point(module_scope)

@@ -5,8 +5,9 @@ What operators ask and decide. Human decisions outrank automatic ones.
 
 Every call that changes something carries a request id (a retry with the same id completes the first call and answers
 the same), needs a reason, takes its actor from the authenticated identity, and returns when Redis and Kafka have it.
-Errors: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION (the document was refused),
-UNAVAILABLE (repeat with the same request id).
+Errors: INVALID_ARGUMENT (the message says which field, and what is allowed), NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED,
+FAILED_PRECONDITION (the document was refused, or another change was made under this request id), UNAVAILABLE (repeat with
+the same request id).
 """
 
 from collections import abc as _abc
@@ -27,23 +28,29 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Subject(_message.Message):
-    """Who is meant: a declared kind and its value."""
+    """Who is meant: a declared kind and its value, or the name alone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KIND_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
+    """As policies.yaml declares it: `user`, `ip`."""
     value: _builtins.str
+    """1 to 1,024 bytes."""
+    name: _builtins.str
+    """Instead of both: as it is printed in bans and events, `user=alice`. For values that are told only by their hash."""
     def __init__(
         self,
         *,
         kind: _builtins.str = ...,
         value: _builtins.str = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -58,7 +65,9 @@ class Change(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """16 to 64 bytes, chosen by the caller, unique per change."""
+    """16 to 64 bytes of printable ASCII without spaces, chosen by the caller, unique per change; remembered for three days
+    (overrides and reloads: one).
+    """
     reason: _builtins.str
     """1 to 512 bytes, for the audit."""
     def __init__(
@@ -82,22 +91,30 @@ class ChangeResponse(_message.Message):
     VERDICT_ID_FIELD_NUMBER: _builtins.int
     REV_FIELD_NUMBER: _builtins.int
     REPEATED_CALL_FIELD_NUMBER: _builtins.int
+    LEFT_FIELD_NUMBER: _builtins.int
     verdict_id: _builtins.str
     """The change in topic `verdicts`."""
     rev: _builtins.int
     """The subject's revision after it."""
     repeated_call: _builtins.bool
     """A retry: the change had been made before."""
+    @_builtins.property
+    def left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of Reset, as `policy:limit`: buckets that were left alone, for they are also about another subject, or about an action and
+        none was named.
+        """
+
     def __init__(
         self,
         *,
         verdict_id: _builtins.str = ...,
         rev: _builtins.int = ...,
         repeated_call: _builtins.bool = ...,
+        left: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["repeated_call", b"repeated_call", "rev", b"rev", "verdict_id", b"verdict_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left", b"left", "repeated_call", b"repeated_call", "rev", b"rev", "verdict_id", b"verdict_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -107,21 +124,49 @@ Global___ChangeResponse: _TypeAlias = ChangeResponse  # noqa: Y015
 class ExplainRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SUBJECT_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     action: _builtins.str
-    """Optional: which policy would apply, and why."""
+    """Whose policy applies. Without one, the limits are those of the first 100 policies that have some for this kind of subject;
+    a glob stands for its actions.
+    """
     @_builtins.property
     def subject(self) -> Global___Subject: ...
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Further facts about that check, as in CheckRequest: limits that are also about another subject, tiers."""
+
     def __init__(
         self,
         *,
         subject: Global___Subject | None = ...,
         action: _builtins.str = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "attributes", b"attributes", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -143,6 +188,7 @@ class ExplainResponse(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     MATCHED_BY_FIELD_NUMBER: _builtins.int
     OVERRIDES_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
     score_milli: _builtins.int
     """1/1000 strikes, decayed to now."""
     level: _builtins.int
@@ -151,8 +197,11 @@ class ExplainResponse(_message.Message):
     human_at_ms: _builtins.int
     """Time of the last human decision; 0 for none."""
     policy: _builtins.str
+    """Empty without an action."""
     matched_by: _builtins.str
     """Why this policy: `exact`, `glob PATTERN` or `catch-all`."""
+    now_ms: _builtins.int
+    """Redis time of all this."""
     @_builtins.property
     def subject(self) -> Global___Subject: ...
     @_builtins.property
@@ -160,7 +209,9 @@ class ExplainResponse(_message.Message):
     @_builtins.property
     def warning(self) -> _enforcer_pb2.Warning: ...
     @_builtins.property
-    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_enforcer_pb2.LimitStatus]: ...
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_enforcer_pb2.LimitStatus]:
+        """What is in the buckets."""
+
     @_builtins.property
     def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___Override]: ...
     def __init__(
@@ -178,10 +229,11 @@ class ExplainResponse(_message.Message):
         policy: _builtins.str = ...,
         matched_by: _builtins.str = ...,
         overrides: _abc.Iterable[Global___Override] | None = ...,
+        now_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject", "warning", b"warning"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bans", b"bans", "factor_per_mille", b"factor_per_mille", "human_at_ms", b"human_at_ms", "level", b"level", "limits", b"limits", "matched_by", b"matched_by", "overrides", b"overrides", "policy", b"policy", "rev", b"rev", "score_milli", b"score_milli", "subject", b"subject", "warning", b"warning"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bans", b"bans", "factor_per_mille", b"factor_per_mille", "human_at_ms", b"human_at_ms", "level", b"level", "limits", b"limits", "matched_by", b"matched_by", "now_ms", b"now_ms", "overrides", b"overrides", "policy", b"policy", "rev", b"rev", "score_milli", b"score_milli", "subject", b"subject", "warning", b"warning"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -205,7 +257,9 @@ class Override(_message.Message):
     refill: _builtins.str
     """As in policies.yaml: `5/1m`."""
     until_ms: _builtins.int
+    """When it ends."""
     reason: _builtins.str
+    """In answers: why, and who."""
     actor: _builtins.str
     @_builtins.property
     def subject(self) -> Global___Subject: ...
@@ -236,7 +290,7 @@ class ListBansRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """1 to 1,000; 0 means 100."""
+    """1 to 1,000; 0 means 100. A page may be smaller, also empty, before the last one, and somewhat larger."""
     page_token: _builtins.str
     def __init__(
         self,
@@ -259,6 +313,7 @@ class ListBansResponse(_message.Message):
     BANS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
     def bans(self) -> _containers.RepeatedCompositeFieldContainer[_enforcer_pb2.Ban]: ...
     def __init__(
@@ -284,13 +339,14 @@ class ImposeBanRequest(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     DURATION_MS_FIELD_NUMBER: _builtins.int
     duration_ms: _builtins.int
+    """1 second to 366 days."""
     @_builtins.property
     def change(self) -> Global___Change: ...
     @_builtins.property
     def subject(self) -> Global___Subject: ...
     @_builtins.property
     def scope(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Globs of actions; none means all."""
+        """Up to 16 globs of actions; none means all."""
 
     def __init__(
         self,
@@ -363,8 +419,11 @@ class ResetRequest(_message.Message):
     CHANGE_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """Empty: the buckets of every policy."""
+    action: _builtins.str
+    """Of limits that count each action for itself: whose bucket. Empty: none of them."""
     @_builtins.property
     def change(self) -> Global___Change: ...
     @_builtins.property
@@ -375,14 +434,50 @@ class ResetRequest(_message.Message):
         change: Global___Change | None = ...,
         subject: Global___Subject | None = ...,
         policy: _builtins.str = ...,
+        action: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "policy", b"policy", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "change", b"change", "policy", b"policy", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResetRequest: _TypeAlias = ResetRequest  # noqa: Y015
+
+@_typing.final
+class ListOverridesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOverridesRequest: _TypeAlias = ListOverridesRequest  # noqa: Y015
+
+@_typing.final
+class ListOverridesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___Override]: ...
+    def __init__(
+        self,
+        *,
+        overrides: _abc.Iterable[Global___Override] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOverridesResponse: _TypeAlias = ListOverridesResponse  # noqa: Y015
 
 @_typing.final
 class SetOverrideRequest(_message.Message):
@@ -460,20 +555,31 @@ class ShowPoliciesResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     document: _builtins.str
     """The document in force, YAML."""
     generation: _builtins.int
+    """Of its registration; 0 before this enforcer has reached Redis."""
+    published: _builtins.bool
+    """By Reload; otherwise it is the file of this enforcer's host."""
+    @_builtins.property
+    def rejected(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why this enforcer refused the last document that it found, a line for each problem; empty when it did not."""
+
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         document: _builtins.str = ...,
         generation: _builtins.int = ...,
+        published: _builtins.bool = ...,
+        rejected: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "generation", b"generation", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "generation", b"generation", "published", b"published", "rejected", b"rejected", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -486,7 +592,7 @@ class ReloadRequest(_message.Message):
     CHANGE_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
     document: _builtins.str
-    """Empty: read the file again."""
+    """The whole document, YAML. It wins over files that were there before; a file that changes later wins over it."""
     @_builtins.property
     def change(self) -> Global___Change: ...
     def __init__(
@@ -509,17 +615,25 @@ class ReloadResponse(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    VERDICT_ID_FIELD_NUMBER: _builtins.int
+    REPEATED_CALL_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     generation: _builtins.int
+    verdict_id: _builtins.str
+    """The change in topic `verdicts`."""
+    repeated_call: _builtins.bool
+    """A retry: the document had been put in force before, by now another one may be."""
     def __init__(
         self,
         *,
         version: _builtins.str = ...,
         generation: _builtins.int = ...,
+        verdict_id: _builtins.str = ...,
+        repeated_call: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "repeated_call", b"repeated_call", "verdict_id", b"verdict_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,6 +74,11 @@ class EnforcerAdminStub:
                 request_serializer=ratchet_dot_v1_dot_admin__pb2.RemoveOverrideRequest.SerializeToString,
                 response_deserializer=ratchet_dot_v1_dot_admin__pb2.ChangeResponse.FromString,
                 _registered_method=True)
+        self.ListOverrides = channel.unary_unary(
+                '/ratchet.v1.EnforcerAdmin/ListOverrides',
+                request_serializer=ratchet_dot_v1_dot_admin__pb2.ListOverridesRequest.SerializeToString,
+                response_deserializer=ratchet_dot_v1_dot_admin__pb2.ListOverridesResponse.FromString,
+                _registered_method=True)
         self.ShowPolicies = channel.unary_unary(
                 '/ratchet.v1.EnforcerAdmin/ShowPolicies',
                 request_serializer=ratchet_dot_v1_dot_admin__pb2.ShowPoliciesRequest.SerializeToString,
@@ -90,20 +95,22 @@ class EnforcerAdminServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Explain(self, request, context):
-        """Everything that is known about one subject, and what the next check of an action would meet. Changes nothing.
+        """Everything that is known about one subject, and what its next check of an action would meet. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListBans(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Bans in force, in no order. Goes through the keys of Redis, so it costs as much as there are keys.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImposeBan(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Refuses the subject from now on. It is no strike, and stands beside longer bans.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -116,14 +123,14 @@ class EnforcerAdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Forgive(self, request, context):
-        """Sets the strike score to zero and ends tightening; bans stay.
+        """Sets the strike score to zero, ends tightening and warning; bans stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Reset(self, request, context):
-        """Fills the subject's buckets.
+        """Fills the buckets that are the subject's alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +138,7 @@ class EnforcerAdminServicer:
 
     def SetOverride(self, request, context):
         """Other terms for one subject and limit, for a time.
+        Visible on every enforcer within a second; replaces an earlier one of the same limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,14 +150,22 @@ class EnforcerAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOverrides(self, request, context):
+        """All in force, oldest change first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ShowPolicies(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The policies that this enforcer goes by.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Reload(self, request, context):
-        """Replaces the policies on every enforcer, or none.
+        """Replaces the policies on every enforcer, or on none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,6 +213,11 @@ def add_EnforcerAdminServicer_to_server(servicer, server):
                     servicer.RemoveOverride,
                     request_deserializer=ratchet_dot_v1_dot_admin__pb2.RemoveOverrideRequest.FromString,
                     response_serializer=ratchet_dot_v1_dot_admin__pb2.ChangeResponse.SerializeToString,
+            ),
+            'ListOverrides': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOverrides,
+                    request_deserializer=ratchet_dot_v1_dot_admin__pb2.ListOverridesRequest.FromString,
+                    response_serializer=ratchet_dot_v1_dot_admin__pb2.ListOverridesResponse.SerializeToString,
             ),
             'ShowPolicies': grpc.unary_unary_rpc_method_handler(
                     servicer.ShowPolicies,
@@ -425,6 +446,33 @@ class EnforcerAdmin:
             '/ratchet.v1.EnforcerAdmin/RemoveOverride',
             ratchet_dot_v1_dot_admin__pb2.RemoveOverrideRequest.SerializeToString,
             ratchet_dot_v1_dot_admin__pb2.ChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOverrides(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ratchet.v1.EnforcerAdmin/ListOverrides',
+            ratchet_dot_v1_dot_admin__pb2.ListOverridesRequest.SerializeToString,
+            ratchet_dot_v1_dot_admin__pb2.ListOverridesResponse.FromString,
             options,
             channel_credentials,
             insecure,

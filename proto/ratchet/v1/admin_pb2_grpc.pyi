@@ -5,8 +5,9 @@ What operators ask and decide. Human decisions outrank automatic ones.
 
 Every call that changes something carries a request id (a retry with the same id completes the first call and answers
 the same), needs a reason, takes its actor from the authenticated identity, and returns when Redis and Kafka have it.
-Errors: INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION (the document was refused),
-UNAVAILABLE (repeat with the same request id).
+Errors: INVALID_ARGUMENT (the message says which field, and what is allowed), NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED,
+FAILED_PRECONDITION (the document was refused, or another change was made under this request id), UNAVAILABLE (repeat with
+the same request id).
 """
 
 from collections import abc as _abc
@@ -38,41 +39,55 @@ class EnforcerAdminStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EnforcerAdminAsyncStub: ...
     Explain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]
-    """Everything that is known about one subject, and what the next check of an action would meet. Changes nothing."""
+    """Everything that is known about one subject, and what its next check of an action would meet. Changes nothing."""
     ListBans: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListBansRequest, _admin_pb2.ListBansResponse]
+    """Bans in force, in no order. Goes through the keys of Redis, so it costs as much as there are keys."""
     ImposeBan: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ImposeBanRequest, _admin_pb2.ChangeResponse]
+    """Refuses the subject from now on. It is no strike, and stands beside longer bans."""
     LiftBan: _grpc.UnaryUnaryMultiCallable[_admin_pb2.LiftBanRequest, _admin_pb2.ChangeResponse]
     """Ends the bans of a subject. Visible on every enforcer within a second."""
     Forgive: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ForgiveRequest, _admin_pb2.ChangeResponse]
-    """Sets the strike score to zero and ends tightening; bans stay."""
+    """Sets the strike score to zero, ends tightening and warning; bans stay."""
     Reset: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ResetRequest, _admin_pb2.ChangeResponse]
-    """Fills the subject's buckets."""
+    """Fills the buckets that are the subject's alone."""
     SetOverride: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetOverrideRequest, _admin_pb2.ChangeResponse]
-    """Other terms for one subject and limit, for a time."""
+    """Other terms for one subject and limit, for a time.
+    Visible on every enforcer within a second; replaces an earlier one of the same limit.
+    """
     RemoveOverride: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RemoveOverrideRequest, _admin_pb2.ChangeResponse]
+    ListOverrides: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListOverridesRequest, _admin_pb2.ListOverridesResponse]
+    """All in force, oldest change first."""
     ShowPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ShowPoliciesRequest, _admin_pb2.ShowPoliciesResponse]
+    """The policies that this enforcer goes by."""
     Reload: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]
-    """Replaces the policies on every enforcer, or none."""
+    """Replaces the policies on every enforcer, or on none."""
 
 @_typing.type_check_only
 class EnforcerAdminAsyncStub(EnforcerAdminStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]  # type: ignore[assignment]
-    """Everything that is known about one subject, and what the next check of an action would meet. Changes nothing."""
+    """Everything that is known about one subject, and what its next check of an action would meet. Changes nothing."""
     ListBans: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListBansRequest, _admin_pb2.ListBansResponse]  # type: ignore[assignment]
+    """Bans in force, in no order. Goes through the keys of Redis, so it costs as much as there are keys."""
     ImposeBan: _aio.UnaryUnaryMultiCallable[_admin_pb2.ImposeBanRequest, _admin_pb2.ChangeResponse]  # type: ignore[assignment]
+    """Refuses the subject from now on. It is no strike, and stands beside longer bans."""
     LiftBan: _aio.UnaryUnaryMultiCallable[_admin_pb2.LiftBanRequest, _admin_pb2.ChangeResponse]  # type: ignore[assignment]
     """Ends the bans of a subject. Visible on every enforcer within a second."""
     Forgive: _aio.UnaryUnaryMultiCallable[_admin_pb2.ForgiveRequest, _admin_pb2.ChangeResponse]  # type: ignore[assignment]
-    """Sets the strike score to zero and ends tightening; bans stay."""
+    """Sets the strike score to zero, ends tightening and warning; bans stay."""
     Reset: _aio.UnaryUnaryMultiCallable[_admin_pb2.ResetRequest, _admin_pb2.ChangeResponse]  # type: ignore[assignment]
-    """Fills the subject's buckets."""
+    """Fills the buckets that are the subject's alone."""
     SetOverride: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetOverrideRequest, _admin_pb2.ChangeResponse]  # type: ignore[assignment]
-    """Other terms for one subject and limit, for a time."""
+    """Other terms for one subject and limit, for a time.
+    Visible on every enforcer within a second; replaces an earlier one of the same limit.
+    """
     RemoveOverride: _aio.UnaryUnaryMultiCallable[_admin_pb2.RemoveOverrideRequest, _admin_pb2.ChangeResponse]  # type: ignore[assignment]
+    ListOverrides: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListOverridesRequest, _admin_pb2.ListOverridesResponse]  # type: ignore[assignment]
+    """All in force, oldest change first."""
     ShowPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.ShowPoliciesRequest, _admin_pb2.ShowPoliciesResponse]  # type: ignore[assignment]
+    """The policies that this enforcer goes by."""
     Reload: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReloadRequest, _admin_pb2.ReloadResponse]  # type: ignore[assignment]
-    """Replaces the policies on every enforcer, or none."""
+    """Replaces the policies on every enforcer, or on none."""
 
 class EnforcerAdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -81,21 +96,23 @@ class EnforcerAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ExplainResponse, _abc.Awaitable[_admin_pb2.ExplainResponse]]:
-        """Everything that is known about one subject, and what the next check of an action would meet. Changes nothing."""
+        """Everything that is known about one subject, and what its next check of an action would meet. Changes nothing."""
 
     @_abc_1.abstractmethod
     def ListBans(
         self,
         request: _admin_pb2.ListBansRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.ListBansResponse, _abc.Awaitable[_admin_pb2.ListBansResponse]]: ...
+    ) -> _typing.Union[_admin_pb2.ListBansResponse, _abc.Awaitable[_admin_pb2.ListBansResponse]]:
+        """Bans in force, in no order. Goes through the keys of Redis, so it costs as much as there are keys."""
 
     @_abc_1.abstractmethod
     def ImposeBan(
         self,
         request: _admin_pb2.ImposeBanRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.ChangeResponse, _abc.Awaitable[_admin_pb2.ChangeResponse]]: ...
+    ) -> _typing.Union[_admin_pb2.ChangeResponse, _abc.Awaitable[_admin_pb2.ChangeResponse]]:
+        """Refuses the subject from now on. It is no strike, and stands beside longer bans."""
 
     @_abc_1.abstractmethod
     def LiftBan(
@@ -111,7 +128,7 @@ class EnforcerAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ForgiveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ChangeResponse, _abc.Awaitable[_admin_pb2.ChangeResponse]]:
-        """Sets the strike score to zero and ends tightening; bans stay."""
+        """Sets the strike score to zero, ends tightening and warning; bans stay."""
 
     @_abc_1.abstractmethod
     def Reset(
@@ -119,7 +136,7 @@ class EnforcerAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ResetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ChangeResponse, _abc.Awaitable[_admin_pb2.ChangeResponse]]:
-        """Fills the subject's buckets."""
+        """Fills the buckets that are the subject's alone."""
 
     @_abc_1.abstractmethod
     def SetOverride(
@@ -127,7 +144,9 @@ class EnforcerAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SetOverrideRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ChangeResponse, _abc.Awaitable[_admin_pb2.ChangeResponse]]:
-        """Other terms for one subject and limit, for a time."""
+        """Other terms for one subject and limit, for a time.
+        Visible on every enforcer within a second; replaces an earlier one of the same limit.
+        """
 
     @_abc_1.abstractmethod
     def RemoveOverride(
@@ -137,11 +156,20 @@ class EnforcerAdminServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_pb2.ChangeResponse, _abc.Awaitable[_admin_pb2.ChangeResponse]]: ...
 
     @_abc_1.abstractmethod
+    def ListOverrides(
+        self,
+        request: _admin_pb2.ListOverridesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListOverridesResponse, _abc.Awaitable[_admin_pb2.ListOverridesResponse]]:
+        """All in force, oldest change first."""
+
+    @_abc_1.abstractmethod
     def ShowPolicies(
         self,
         request: _admin_pb2.ShowPoliciesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.ShowPoliciesResponse, _abc.Awaitable[_admin_pb2.ShowPoliciesResponse]]: ...
+    ) -> _typing.Union[_admin_pb2.ShowPoliciesResponse, _abc.Awaitable[_admin_pb2.ShowPoliciesResponse]]:
+        """The policies that this enforcer goes by."""
 
     @_abc_1.abstractmethod
     def Reload(
@@ -149,6 +177,6 @@ class EnforcerAdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ReloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ReloadResponse, _abc.Awaitable[_admin_pb2.ReloadResponse]]:
-        """Replaces the policies on every enforcer, or none."""
+        """Replaces the policies on every enforcer, or on none."""
 
 def add_EnforcerAdminServicer_to_server(servicer: EnforcerAdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

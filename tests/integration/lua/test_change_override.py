@@ -13,13 +13,14 @@ from enforcer.overrides import (
     OverrideUnknown,
     RunTimeOverride,
     Target,
+    find_overrides,
     list_overrides,
     read_changed,
     remove_override,
     set_override,
 )
-from enforcer.redis_script import RedisAway
-from lua.keys import CHANGES_CHANNEL, OVERRIDES_ENDS
+from enforcer.redis_script import IdTaken
+from lua.keys import CHANGES_CHANNEL, OVERRIDES, OVERRIDES_ENDS
 from tests.unit.enforcer.builders import POLICIES, POLICIES_IN_FORCE
 
 REQUEST = "request-0123456789"
@@ -33,7 +34,8 @@ async def make_override(redis: Redis, subject: str = "user=alice", for_ms: int =
 
 
 async def put(redis: Redis, override: RunTimeOverride, request_id: str = REQUEST) -> tuple[int, bool]:
-    return await set_override(redis, override, request_id, POLICIES_IN_FORCE)
+    result = await set_override(redis, override, request_id, POLICIES_IN_FORCE)
+    return result.revision, result.is_repeat
 
 
 async def read(redis: Redis, after: int = 0) -> list[tuple[str, int | None, int]]:
@@ -50,6 +52,17 @@ async def test_what_is_set_is_listed_with_who_and_why_and_since_when(redis_clien
     (listed,) = await list_overrides(redis_client)
     assert msgspec.structs.replace(listed, since_ms=0) == override
     assert 0 < override.until_ms - listed.since_ms <= 60_000
+
+
+async def test_overrides_of_some_targets_are_found_while_they_are_in_force(redis_client: Redis) -> None:
+    alice = await make_override(redis_client)
+    await put(redis_client, alice)
+    await put(redis_client, await make_override(redis_client, "user=bob"), REQUEST + "2")
+    ended = msgspec.structs.replace(alice, limit="daily", until_ms=1)
+    await redis_client.hset(OVERRIDES, " ".join(ended.target), msgspec.json.encode(ended))
+    targets = [alice.target, ended.target, Target("user=alice", "other", "per_user")]
+    assert [override.target for override in await find_overrides(redis_client, targets)] == [alice.target]
+    assert await find_overrides(redis_client, []) == []
 
 
 async def test_repeated_request_changes_nothing(redis_client: Redis) -> None:
@@ -82,8 +95,10 @@ async def test_removal_is_answered_again_and_unknown_ones_are_told(redis_client:
         await remove_override(redis_client, target, REQUEST + "r")
     assert str(unknown.value) == "user=alice has no override of limit login:per_user"
     await put(redis_client, await make_override(redis_client))
-    assert await remove_override(redis_client, target, REQUEST + "r") == (2, False)
-    assert await remove_override(redis_client, target, REQUEST + "r") == (2, True)
+    first = await remove_override(redis_client, target, REQUEST + "r")
+    assert (first.revision, first.is_repeat, first.override) == (2, False, None)
+    again = await remove_override(redis_client, target, REQUEST + "r")
+    assert again == first._replace(is_repeat=True)
     with pytest.raises(OverrideUnknown):
         await remove_override(redis_client, target, REQUEST + "s")
 
@@ -154,5 +169,9 @@ async def test_change_is_published_with_its_subject(redis_client: Redis) -> None
 
 async def test_request_id_belongs_to_one_kind_of_change(redis_client: Redis) -> None:
     await put(redis_client, await make_override(redis_client))
-    with pytest.raises(RedisAway, match="this request id was used for another kind of change"):
-        await publish_document(redis_client, POLICIES, REQUEST, "ann", "to test")
+    for change in (
+        publish_document(redis_client, POLICIES, REQUEST, "ann", "to test"),
+        remove_override(redis_client, Target("user=alice", "login", "per_user"), REQUEST),
+    ):
+        with pytest.raises(IdTaken):
+            await change

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topics.abuse import add_ban, covers, decay_score
-from topics.events import Ban
+from topics.abuse import add_ban, covers, decay_score, wrap_state
+from topics.events import RECORDS, AbuseState, Ban, SubjectEvent
 
 DAY_MS = 86_400_000
 
@@ -50,3 +50,9 @@ def test_longer_ban_replaces_what_it_covers_and_the_shorter_one_stays_beside_wha
 
 def test_ban_that_is_over_goes() -> None:
     assert add_ban((make_ban(10, "login"),), make_ban(30, "api/*"), at_ms=10) == (make_ban(30, "api/*"),)
+
+
+def test_state_is_wrapped_as_the_script_wrote_it() -> None:
+    state = AbuseState(rev=4, score=1000, bans=(make_ban(9, "login"),))
+    value = wrap_state("user=m", state.model_dump_json().encode())
+    assert RECORDS["subjects"].validate_json(value) == SubjectEvent(subject="user=m", state=state)

@@ -16,6 +16,7 @@ from topics.events import (
     HeartbeatEvent,
     LoadEvent,
     OutcomeEvent,
+    Override,
     SubjectEvent,
     VerdictEvent,
 )
@@ -90,6 +91,29 @@ def test_a_verdict_that_changed_nothing_says_why() -> None:
 def test_a_lift_names_the_person_and_the_reason() -> None:
     (line,) = say(verdict(penalty="lift", rule="", evidence=None, ban_until_ms=None, actor="carol", reason="called the desk"))
     assert "ban lifted, by carol: called the desk" in plain(line)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"override": Override(policy="login", limit="per_user", capacity=50, refill="50/1m", until_ms=1_795_516_860_000)},
+            "limit login:per_user holds 50, refilled 50/1m, until 2026-11-24 10:41:00.000Z, by carol: her launch",
+        ),
+        (
+            {"override": Override(policy="login", limit="per_user")},
+            "limit login:per_user as in the policies again, by carol: her launch",
+        ),
+        (
+            {"penalty": "reload", "subject": "policies", "rule_version": "3f9a", "rev": 4},
+            "policies replaced by version 3f9a, generation 4, by carol: her launch",
+        ),
+    ],
+)
+def test_changes_of_terms_say_what_holds_now_and_who_made_it(changes: dict[str, object], told: str) -> None:
+    made: dict[str, object] = {"penalty": "override", "rule": "", "evidence": None, "ban_until_ms": None, "actor": "carol"}
+    (line,) = say(verdict(**made | {"reason": "her launch"} | changes))
+    assert told in "".join(text for text, _ in line)
 
 
 @pytest.mark.parametrize(
