@@ -34,7 +34,7 @@ def decisions(draw: st.DrawFn) -> tuple[Plan, Decision]:
         outcome,  # type: ignore[arg-type] # drawn together with its reason
         reason,  # type: ignore[arg-type]
         draw(st.integers(1, 2**45)),
-        retry_after_ms=draw(st.sampled_from([0, 12])),
+        retry_after_ms=0 if outcome == "allow" else draw(st.sampled_from([0, 12])),
         remaining=draw(st.integers(0, 2**53)),
         factor=draw(st.sampled_from([UNLOWERED, UNLOWERED, 1])),
         ban=ban,
