@@ -19,9 +19,7 @@ from enforcer.check import bound_action
 from enforcer.envoy_document import UNITS_S, DescriptorDocument, DomainDocument
 from enforcer.globs import matches
 from enforcer.policy import Limit, Told
-
-KINDS = {"user_id": "user", "remote_address": "ip"}
-"""Keys of descriptors that name a subject under another name."""
+from enforcer.policy_document import ENVOY_KEYS
 
 _LONGEST_NAME = 128
 _SAFE = "-._~@/*+"
@@ -131,7 +129,7 @@ class _Step(NamedTuple):
         return not one.share_threshold and (has_pattern or not one.value or one.key in _SUBJECTS)
 
 
-_SUBJECTS = {"user", "ip", *KINDS}
+_SUBJECTS = {"user", "ip", *ENVOY_KEYS}
 
 
 def _compile_children(domain: str, path: tuple[_Step, ...], descriptors: Iterable[DescriptorDocument]) -> Node:
@@ -186,7 +184,7 @@ def fit_terms(requests: int, period_s: int) -> Terms:
 
 def name_kind(key: str) -> str:
     """The kind of subject or attribute that a key names; ``action`` is taken: limits that name it mean the domain."""
-    return KINDS.get(key) or ("%61ction" if key == "action" else _shorten(key))
+    return ENVOY_KEYS.get(key) or ("%61ction" if key == "action" else _shorten(key))
 
 
 def _shorten(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from config.document import Loaded
 from enforcer.bucket import UNREGISTERED, Generation, Terms
-from enforcer.policy_document import Identity, LimitDocument, PoliciesDocument, PolicyDocument, WithoutRedis
+from enforcer.policy_document import ENVOY_KEYS, Identity, LimitDocument, PoliciesDocument, PolicyDocument, WithoutRedis
 
 if TYPE_CHECKING:
     from enforcer.envoy_domain import Node  # it is made of limits
@@ -167,6 +167,10 @@ class Policies:
     catch_all: Policy
     also: tuple[tuple[re.Pattern[str], Policy], ...]
     overrides: Overrides
+    envoy_actions: Mapping[str, str] = field(default_factory=dict)
+    """By Envoy's domain; of others the action is the domain."""
+    envoy_keys: Mapping[str, str] = field(default_factory=lambda: ENVOY_KEYS)
+    """What an entry of Envoy's descriptors names, by its key; other keys name what they say."""
     domains: Mapping[str, Node] = field(default_factory=dict)
     """Of Envoy's requests, those domains whose limits are found by values, in files of ``envoyproxy/ratelimit``."""
 
@@ -202,6 +206,8 @@ class Policies:
             catch_all,
             tuple(also),
             _compile_overrides(document),
+            document.envoy.domains,
+            {**ENVOY_KEYS, **document.envoy.keys},
         )
 
     def under(self, generation: Generation) -> Self:

@@ -24,6 +24,8 @@ from enforcer.bucket import Terms
 from enforcer.check import name_attribute
 
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
+ENVOY_KEYS = {"user_id": "user", "remote_address": "ip"}
+"""Keys of Envoy's descriptors that name a subject under another name."""
 MOST_ALSO_POLICIES = 8
 """On top of the policy that matched: a check asks for the limits of all of them in one call."""
 
@@ -63,6 +65,7 @@ Tier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Capacity = Annotated[int, Field(ge=1, le=2**53 - 1, strict=True)]
 Refill = Annotated[str, AfterValidator(_check_refill), Field(json_schema_extra={"pattern": _REFILL_SCHEMA})]
 Instant = Annotated[datetime, BeforeValidator(_parse_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
+Action = Annotated[str, Field(pattern=r"^[!-~]{1,128}$")]
 WithoutRedis = Literal["allow", "deny", "local"]
 Identity = Literal["claimed", "authenticated"]
 
@@ -180,6 +183,16 @@ class OverrideDocument(TermsDocument):
     """For whoever reads this later."""
 
 
+class EnvoyDocument(_Document):
+    """How the requests of Envoy's rate limit service are read."""
+
+    domains: Annotated[dict[str, Action], Field(max_length=1000)] = {}
+    """The action that the requests of a domain are; of any other domain the action has its name."""
+    keys: Annotated[dict[str, Name], Field(max_length=32)] = {}
+    """What an entry of a descriptor names: `user`, or a declared subject or attribute. Unless it stands here, `user_id` names
+    the user, `remote_address` the ip, and any other key the attribute of that name."""
+
+
 class PoliciesDocument(_Document):
     """The whole of policies.yaml."""
 
@@ -193,6 +206,7 @@ class PoliciesDocument(_Document):
     foldable: Annotated[tuple[Name, ...], Field(max_length=8)] = ()
     """Attributes that the detector's rules may match."""
     tier: TierDocument | None = None
+    envoy: EnvoyDocument = EnvoyDocument()
     expected_enforcers: Annotated[int, Field(ge=1, le=10_000)] = 2
     """By how many processes a limit is shared while Redis is away."""
     policies: Annotated[tuple[PolicyDocument, ...], Field(min_length=1, max_length=10_000)]
@@ -217,6 +231,10 @@ class PoliciesDocument(_Document):
                 yield f"attributes[{position}]: {attribute!r} is a subject already"
         if self.tier is not None and self.tier.attribute in {"user", "action"}:
             yield f"tier.attribute: `{self.tier.attribute}` is no attribute of a check"
+        allowed = dict.fromkeys(("user", *self.subjects, *self.attributes))
+        for key, kind in self.envoy.keys.items():
+            if kind not in allowed:
+                yield f"envoy.keys: {key!r} names {kind!r}, which is not one of {', '.join(allowed)}"
 
     def _find_in_policies(self) -> Iterator[str]:
         matched: set[str] = set()

@@ -4,7 +4,8 @@ Never an error on content, for Envoy lets a request pass when the call fails: wh
 text are read as far as they are, and a request that names more than one call may ask for meets a limit that refuses everything.
 
 The domain is the action. In a descriptor ``user`` and ``user_id`` name the user, ``remote_address`` is the ip, every other key
-is the attribute of that name. A limit applies to a descriptor that names all of its ``per``.
+is the attribute of that name, unless the policies document says otherwise (``envoy:``). A limit applies to a descriptor that
+names all of its ``per``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from enforcer.access import Caller
 from enforcer.bucket import LARGEST_EXACT
 from enforcer.check import CALLER, LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check, bound_action, name_attribute
 from enforcer.envoy_document import UNITS_S
-from enforcer.envoy_domain import KINDS, Match, fit_terms, name_kind
+from enforcer.envoy_domain import Match, fit_terms, name_kind
 from enforcer.layouts import Name, walk_fields
 from enforcer.plan import Chosen, Descriptor, Plan, build_plan, compile_template
 from enforcer.planner import Planner
@@ -90,11 +91,11 @@ def plan_payload(payload: bytes, planner: Planner) -> Plan:
     plan = planner.requests.plan(payload)
     if plan is None or (planner.overrides and planner.is_overridden(plan)):
         plan = plan_request(parse_request(payload), planner)
-        planner.requests.learn(payload, _find_values(payload), plan)
+        planner.requests.learn(payload, _find_values(payload, planner.policies), plan)
     return plan
 
 
-def _find_values(payload: bytes) -> list[Name] | None:
+def _find_values(payload: bytes, policies: Policies) -> list[Name] | None:
     """Find the values of a request that parses; None where an entry has not just a key and a value."""
     names = []
     for field_number, descriptor, descriptor_end in walk_fields(payload, 0, len(payload)):
@@ -107,7 +108,7 @@ def _find_values(payload: bytes) -> list[Name] | None:
             if key is None or value is None or (key[0], value[0]) != (1, 2) or value[2] != entry_end:
                 return None
             name = _decode(payload[key[1] : key[2]])
-            names.append((KINDS.get(name, name), value[1], value[2]))
+            names.append((policies.envoy_keys.get(name, name), value[1], value[2]))
     return names
 
 
@@ -125,7 +126,7 @@ class _Names:
         """Note one entry for the event; returns its kind and its value within bounds."""
         if len(value) > _SURELY_SHORT:
             value = _bound_text(value)
-        kind = KINDS.get(key, key)
+        kind = self.policies.envoy_keys.get(key, key)
         if kind == "user":
             self.user_id = self.user_id or value
         elif len(self.attributes) < MOST_ATTRIBUTES:
@@ -153,7 +154,8 @@ def plan_request(request: rls_pb2.RateLimitRequest, planner: Planner) -> Plan:
 
     A limit that several descriptors share is taken from once: as much as the one asks for that asks for most.
     """
-    policies, action, asked = planner.policies, bound_action(request.domain), request.descriptors
+    policies, asked = planner.policies, request.descriptors
+    action = bound_action(policies.envoy_actions.get(request.domain, request.domain))
     default = request.hits_addend or 1
     if sum(max(1, len(descriptor.entries)) for descriptor in asked) > MOST_ENTRIES:
         return _plan_refusal(Check("", action, default), len(asked), planner)

@@ -16,7 +16,7 @@ from enforcer.planner import Planner
 from enforcer.rls import write_rls_response
 from enforcer.rls_request import MOST_COST, MOST_ENTRIES, parse_request, plan_payload, plan_request, sign_request
 from ratchet.envoy import descriptor_pb2, rls_pb2, unit_pb2
-from tests.unit.enforcer.builders import POLICIES_IN_FORCE
+from tests.unit.enforcer.builders import POLICIES, POLICIES_IN_FORCE, make_policies
 
 Entry = descriptor_pb2.RateLimitDescriptor.Entry
 Override = descriptor_pb2.RateLimitDescriptor.RateLimitOverride
@@ -210,3 +210,25 @@ def test_signed_request_names_its_caller_once_whatever_it_said() -> None:
     sign_request(request, Caller("envoy", ("check",)))
     named = [[(entry.key, entry.value) for entry in descriptor.entries] for descriptor in request.descriptors]
     assert named == [[("user", "alice"), ("caller", "envoy")], []]
+
+
+MAPPED = POLICIES.replace(
+    "foldable:",
+    "attributes: [region]\nenvoy: { domains: { edge: login }, keys: { client: user, peer: ip, user_id: region } }\nfoldable:",
+)
+
+
+def test_document_says_what_domains_and_keys_mean() -> None:
+    planner = Planner(make_policies(MAPPED))
+    for _ in range(2):
+        request = rls_pb2.RateLimitRequest(
+            domain="edge", descriptors=[describe([("client", "ann"), ("peer", "::ffff:10.0.0.1"), ("user_id", "eu")])]
+        )
+        planned = plan_payload(request.SerializeToString(), planner)
+        assert (planned.check.action, planned.check.user_id) == ("login", "ann")
+        assert planned.check.attributes == {"ip": "::ffff:10.0.0.1", "region": "eu"}
+        assert planned.subjects == ("user=ann", "ip=10.0.0.1")
+        assert [limit.name for limit in planned.limits] == ["per_ip", "per_user"]
+    assert planner.requests.plan(request.SerializeToString()) is not None
+    untouched = rls_pb2.RateLimitRequest(domain="login", descriptors=[describe([("remote_address", "10.0.0.1")])])
+    assert plan_request(untouched, planner).subjects == ("ip=10.0.0.1",)
