@@ -35,6 +35,7 @@ from enforcer.process import EXIT_BAD_CONFIG, EXIT_PORT_TAKEN, Address, serve
 from enforcer.producer import KafkaLog
 from enforcer.refusals import Refusals
 from enforcer.server import PortTaken, Transport
+from enforcer.simulate import simulate
 from enforcer.spool import Spool
 from enforcer.telemetry import configure_logs
 from enforcer.tls import BadCertificate, Tls, TlsFiles
@@ -46,6 +47,7 @@ EXIT_DIFFERENT = 1
 log = structlog.get_logger("enforcer")
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="The decision service.")
 app.add_typer(admin_app, name="admin")
+app.command()(simulate)
 
 
 def _check_redis(url: str) -> str:

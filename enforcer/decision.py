@@ -102,6 +102,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
     """A limit in shadow mode would have refused."""
     is_degraded: bool = False
     is_cached: bool = False
+    is_reported: bool = False
+    """A data plane decided, under its quota, and told us afterwards: the check's cost is how many requests it let pass."""
 
 
 def decide(plan: Plan, reading: Reading) -> Decision:

@@ -39,6 +39,7 @@ def encode_event(source: str, seq: int, plan: Plan, decision: Decision) -> bytes
         and not check.suppressed
         and not decision.refused
         and not decision.is_degraded
+        and not decision.is_reported
         and decision.factor == UNLOWERED
         # The name of a subject is plain text. Where it holds the id as it is, so may JSON.
         and plan.subjects == (f"user={check.user_id}",)
@@ -74,6 +75,7 @@ def encode_event(source: str, seq: int, plan: Plan, decision: Decision) -> bytes
             None if ban is None else ban.until_ms,
             None if ban is None else ban.verdict_id,
             check.suppressed_limits,
+            decision.is_reported,
         )
     )
 

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from enforcer.access import Access
 from enforcer.decider import Decider
 from enforcer.in_force import InForce
+from enforcer.quota_keeper import QuotaKeeper
 from enforcer.tls import Tls
 
 
@@ -78,10 +79,40 @@ class EnforcerCollector(Collector):
         yield GaugeMetricFamily("ratchet_enforcers", "Enforcer processes that were last seen alive.", value=in_force.enforcers)
 
 
-def build_registry(decider: Decider, in_force: InForce, access: Access, tls: Tls | None = None) -> CollectorRegistry:
+class QuotaCollector(Collector):
+    """Reads what data planes were assigned and what they reported."""
+
+    def __init__(self, quotas: QuotaKeeper) -> None:
+        self._quotas = quotas
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric of quotas."""
+        quotas, stats = self._quotas, self._quotas.stats
+        requests = CounterMetricFamily(
+            "ratchet_quota_requests", "Requests that data planes decided by quota.", labels=["outcome"]
+        )
+        requests.add_metric(["allow"], stats.allowed)
+        requests.add_metric(["deny"], stats.denied)
+        yield requests
+        for name, text, value in (
+            ("ratchet_quota_reports", "Reports of a bucket's use.", stats.reports),
+            ("ratchet_quota_unreadable_reports", "Reports of a bucket without an id, left out.", stats.unreadable),
+            ("ratchet_quota_assignments", "Assignments told to data planes.", stats.assignments),
+            ("ratchet_quota_abandoned", "Buckets that data planes were told to forget.", stats.abandoned),
+            ("ratchet_quota_refused_streams", "Streams refused because too many were open.", stats.refused_streams),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        yield GaugeMetricFamily("ratchet_quota_streams", "Data planes that are connected.", value=len(quotas.streams))
+        yield GaugeMetricFamily("ratchet_quota_buckets", "Buckets of data planes that are assigned quotas.", value=len(quotas))
+
+
+def build_registry(
+    decider: Decider, in_force: InForce, quotas: QuotaKeeper, access: Access, tls: Tls | None = None
+) -> CollectorRegistry:
     """Build the registry of one enforcer process."""
     registry = CollectorRegistry()
     registry.register(EnforcerCollector(decider, in_force, access, tls))
+    registry.register(QuotaCollector(quotas))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

@@ -22,6 +22,8 @@ from enforcer.changes import follow_changes
 from enforcer.decider import Decider
 from enforcer.guard import reload_callers
 from enforcer.in_force import InForce
+from enforcer.quota_keeper import QuotaKeeper
+from enforcer.quota_store import QuotaStore
 from enforcer.server import PortTaken, Server, Transport
 from enforcer.subject_store import SubjectStore
 from enforcer.telemetry import Telemetry
@@ -68,7 +70,8 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     if address.is_shared:
         watch_parent(stop)
-    telemetry = Telemetry(decider, in_force, access, address.tls)
+    quotas = QuotaKeeper(decider, QuotaStore(decider.store.url, decider.emitter.source))
+    telemetry = Telemetry(decider, in_force, quotas, access, address.tls)
     subjects = SubjectStore(
         open_client(decider.store.url, socket_timeout=REDIS_WITHIN_S, socket_connect_timeout=REDIS_WITHIN_S)
     )
@@ -76,6 +79,7 @@ async def serve(
     try:
         server = Server(
             decider,
+            quotas,
             access,
             admin if access.serves_admin(address.host) else None,
             host=address.host,
@@ -102,8 +106,9 @@ async def serve(
 
     following = loop.create_task(follow_changes(decider.store.url, decider.refusals, decider.fallback, in_force.wake))
     keeping_up = loop.create_task(in_force.run())
+    assigning = loop.create_task(quotas.run())
     watching = [loop.create_task(each) for each in _watch(access, address)]
-    for task in (decider.store.start(), decider.emitter.start(), following, keeping_up, *watching):
+    for task in (decider.store.start(), decider.emitter.start(), following, keeping_up, assigning, *watching):
         task.add_done_callback(end_with)
     await in_force.settle(_SETTLE_WITHIN_S)
     await server.start()
@@ -123,9 +128,10 @@ async def serve(
     await stop.wait()
     log.info("enforcer_drains", seconds=drain_s)
     await server.drain(drain_s)
-    for task in (following, keeping_up, *watching):
+    for task in (following, keeping_up, assigning, *watching):
         task.cancel()
     await asyncio.gather(keeping_up, return_exceptions=True)  # it takes leave of the others
+    await quotas.leave()
     await decider.store.close()
     await decider.emitter.close(timeout_s=5.0)
     await telemetry.close()

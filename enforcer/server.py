@@ -17,10 +17,12 @@ from enforcer.admin import AdminService
 from enforcer.decider import Decider
 from enforcer.front import KEEPALIVE_MS, LARGEST_METADATA_BYTES, LARGEST_REQUEST_BYTES, MOST_STREAMS, Front
 from enforcer.guard import Guard
+from enforcer.quota_keeper import QuotaKeeper
+from enforcer.rlqs import RateLimitQuotaService, add_rate_limit_quota_service
 from enforcer.rls import RateLimitService, add_rate_limit_service
 from enforcer.service import EnforcerService
 from enforcer.tls import Tls
-from ratchet.envoy import rls_pb2
+from ratchet.envoy import rlqs_pb2, rls_pb2
 from ratchet.v1 import admin_pb2, admin_pb2_grpc, enforcer_pb2, enforcer_pb2_grpc
 
 Transport = Literal["native", "grpcio"]
@@ -28,6 +30,7 @@ Transport = Literal["native", "grpcio"]
 _SERVICES = (
     enforcer_pb2.DESCRIPTOR.services_by_name["Enforcer"].full_name,
     rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"].full_name,
+    rlqs_pb2.DESCRIPTOR.services_by_name["RateLimitQuotaService"].full_name,
 )
 _GRACE_S = 5.0
 MOST_CONNECTIONS = 10_000
@@ -54,6 +57,7 @@ class Server:
     def __init__(
         self,
         decider: Decider,
+        quotas: QuotaKeeper,
         access: Access,
         admin: AdminService | None,
         *,
@@ -67,6 +71,7 @@ class Server:
 
         Args:
             decider: Decides.
+            quotas: Assigns quotas.
             access: Who may call.
             admin: Answers operators; None: nobody does.
             host: Address to listen on.
@@ -96,6 +101,7 @@ class Server:
         self._health = health.aio.HealthServicer()
         enforcer_pb2_grpc.add_EnforcerServicer_to_server(EnforcerService(decider), self._server)
         add_rate_limit_service(RateLimitService(decider), self._server)
+        add_rate_limit_quota_service(RateLimitQuotaService(quotas), self._server)
         if admin is not None:
             admin_pb2_grpc.add_EnforcerAdminServicer_to_server(admin, self._server)
             self._services = (*_SERVICES, admin_pb2.DESCRIPTOR.services_by_name["EnforcerAdmin"].full_name)

@@ -14,6 +14,7 @@ from enforcer.access import Access
 from enforcer.decider import Decider
 from enforcer.in_force import InForce
 from enforcer.metrics import build_registry
+from enforcer.quota_keeper import QuotaKeeper
 from enforcer.tls import Tls
 
 
@@ -39,10 +40,12 @@ def configure_logs(level: str = "info") -> None:
 class Telemetry:
     """``/metrics``, ``/healthz`` (the process runs) and ``/readyz`` (it can decide exactly: Redis answers)."""
 
-    def __init__(self, decider: Decider, in_force: InForce, access: Access, tls: Tls | None = None) -> None:
+    def __init__(
+        self, decider: Decider, in_force: InForce, quotas: QuotaKeeper, access: Access, tls: Tls | None = None
+    ) -> None:
         self._decider = decider
         self._in_force = in_force
-        self._registry: CollectorRegistry = build_registry(decider, in_force, access, tls)
+        self._registry: CollectorRegistry = build_registry(decider, in_force, quotas, access, tls)
         app = web.Application()
         app.add_routes(
             [web.get("/metrics", self._metrics), web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]

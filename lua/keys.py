@@ -45,6 +45,9 @@ ENFORCERS = "{ratchet}:enforcers"
 SLOTS = 16384
 """Of a Redis Cluster; its specification fixes the number."""
 
+QUOTAS_CHANNEL = "ratchet:quotas"
+"""``share_quota.lua`` publishes ``member key`` here when shares of a limit are to be divided anew."""
+
 LARGEST_VALUE_BYTES = 256
 
 _SAFE = "@.+/,~_-:"
@@ -96,6 +99,16 @@ def name_bucket(subject: str, policy: str, limit: str, tier: str = "", *, is_sha
     if tier:
         key += f":tier={tier}"
     return f"{key}:shadow" if is_shadow else key
+
+
+def name_shares(bucket: str) -> str:
+    """Key of who may spend which share of a bucket's limit, from the bucket's own key. Same slot."""
+    return f"quota:{bucket.removeprefix('rate_limit:')}"
+
+
+def name_shared_bucket(shares: str) -> str:
+    """Key of the bucket that shares are of."""
+    return f"rate_limit:{shares.removeprefix('quota:')}"
 
 
 def name_abuse(subject: str) -> str:

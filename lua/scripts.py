@@ -84,3 +84,6 @@ POLL = _load(
     argv=("version", "source", "alive_ms", "abandoned_ms"),
 )
 """Tells one enforcer what is in force, and notes that it is alive."""
+
+SHARE_QUOTA = _load("share_quota", keys=("shares",), argv=("member", "demand", "quantum", "ttl_ms", "channel", "now_ms"))
+"""Gives one enforcer its share of a limit that data planes spend."""

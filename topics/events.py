@@ -69,6 +69,9 @@ class DecisionEvent(Event):
     ban_until_ms: Instant | None = None
     verdict_id: str | None = None
     """The verdict that the ban comes from."""
+    reported: bool = False
+    """Decided by a data plane that counts for itself under a quota, and reported afterwards, many requests in one event:
+    ``cost`` is how many it let pass; of refusals there are ``suppressed`` + 1."""
 
 
 class GapEvent(Event):

@@ -39,6 +39,7 @@ class DecisionEvent(msgspec.Struct, tag="decision", tag_field="type", omit_defau
     ban_until_ms: int | None = None
     verdict_id: str | None = None
     suppressed_limits: tuple[str, ...] = ()
+    reported: bool = False
 
 
 class GapEvent(msgspec.Struct, tag="gap", tag_field="type", omit_defaults=True, gc=False):

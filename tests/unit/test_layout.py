@@ -31,6 +31,7 @@ ELSEWHERE = {
     "enforcer/guard.py": "tests/integration/enforcer/test_access.py",
     "enforcer/process.py": "tests/integration/enforcer/test_emission.py",
     "enforcer/producer.py": "tests/integration/enforcer/test_emission.py",
+    "enforcer/quota_store.py": "tests/integration/lua/test_share_quota.py",
     "enforcer/redis_script.py": "tests/integration/lua/test_poll.py",
     "enforcer/server.py": "tests/integration/enforcer/test_service.py",
     "enforcer/telemetry.py": "tests/integration/enforcer/test_service.py",

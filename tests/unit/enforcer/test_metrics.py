@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client.core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from enforcer.access import Access
@@ -14,9 +15,11 @@ from enforcer.emission import Emitter
 from enforcer.fallback import Fallback
 from enforcer.folding import Folder
 from enforcer.in_force import InForce
-from enforcer.metrics import EnforcerCollector, build_registry
+from enforcer.metrics import EnforcerCollector, QuotaCollector, build_registry
 from enforcer.planner import Planner
 from enforcer.producer import KafkaLog
+from enforcer.quota_keeper import QuotaKeeper
+from enforcer.quota_store import QuotaStore
 from enforcer.refusals import Refusals
 from enforcer.store import RedisStore
 from tests.unit.enforcer.builders import POLICIES_IN_FORCE
@@ -37,13 +40,21 @@ def in_force(decider: Decider) -> InForce:
     return InForce(decider, Path("policies.yaml"))
 
 
-def test_every_metric_is_documented_with_its_type_and_no_other_is(decider: Decider, in_force: InForce) -> None:
+def list_metrics(decider: Decider, in_force: InForce, quotas: QuotaKeeper) -> list[Metric]:
+    return [*EnforcerCollector(decider, in_force, Access()).collect(), *QuotaCollector(quotas).collect()]
+
+
+@pytest.fixture
+def quotas(decider: Decider) -> QuotaKeeper:
+    return QuotaKeeper(decider, QuotaStore("redis://127.0.0.1:1", "tested/0/ab"))
+
+
+def test_every_metric_is_documented_with_its_type_and_no_other_is(
+    decider: Decider, in_force: InForce, quotas: QuotaKeeper
+) -> None:
     section = PAGE.read_text().split("\n## Enforcer\n")[1].split("\n## ")[0]
     documented = re.findall(r"^\| `(ratchet_\w+)` \| (\w+) \| (\S)", section, re.MULTILINE)
-    told = [
-        (metric.name + _SUFFIXES[metric.type], metric.type)
-        for metric in EnforcerCollector(decider, in_force, Access()).collect()
-    ]
+    told = [(metric.name + _SUFFIXES[metric.type], metric.type) for metric in list_metrics(decider, in_force, quotas)]
     assert sorted((name, kind) for name, kind, _ in documented) == sorted(told)
 
 
@@ -56,13 +67,13 @@ def test_every_metric_of_the_detector_is_documented_and_no_other_is() -> None:
     assert sorted(documented) == sorted(told)
 
 
-def test_every_metric_says_what_it_counts(decider: Decider, in_force: InForce) -> None:
-    for metric in EnforcerCollector(decider, in_force, Access()).collect():
+def test_every_metric_says_what_it_counts(decider: Decider, in_force: InForce, quotas: QuotaKeeper) -> None:
+    for metric in list_metrics(decider, in_force, quotas):
         assert metric.documentation.endswith(".")
 
 
-def test_decisions_are_counted_by_outcome_and_reason_alone(decider: Decider, in_force: InForce) -> None:
+def test_decisions_are_counted_by_outcome_and_reason_alone(decider: Decider, in_force: InForce, quotas: QuotaKeeper) -> None:
     decider.counts["deny", "limit"] = 3
-    text = generate_latest(build_registry(decider, in_force, Access())).decode()  # type: ignore[no-untyped-call]
+    text = generate_latest(build_registry(decider, in_force, quotas, Access())).decode()  # type: ignore[no-untyped-call]
     assert 'ratchet_decisions_total{outcome="deny",reason="limit"} 3.0\n' in text
     assert f'ratchet_policies_info{{generation="0",version="{POLICIES_IN_FORCE.version}"}} 1.0\n' in text

@@ -1,0 +1,59 @@
+"""Messages of Envoy's quota service."""
+
+from __future__ import annotations
+
+from enforcer.quota import ALLOW_ALL, DENY_ALL, Assignment
+from enforcer.quota_keeper import Told, Usage
+from enforcer.rlqs import read_usage, write_action, write_strategy
+from ratchet.envoy import raw_pb2, rlqs_pb2, strategy_pb2
+
+_Usage = rlqs_pb2.RateLimitQuotaUsageReports.BucketQuotaUsage
+
+
+def read(usage: _Usage) -> Usage | None:
+    """Read what Envoy wrote."""
+    return read_usage(raw_pb2.RawUsage.FromString(usage.SerializeToString()))
+
+
+def write(told: Told | None) -> rlqs_pb2.RateLimitQuotaResponse.BucketAction:
+    """What Envoy reads."""
+    written = write_action(((b"user", b"alice"),), told).SerializeToString()
+    return rlqs_pb2.RateLimitQuotaResponse.BucketAction.FromString(written)
+
+
+def test_a_bucket_is_known_by_its_keys_and_values_in_any_order() -> None:
+    first = _Usage(bucket_id=rlqs_pb2.BucketId(bucket={"user": "alice", "country": "pt"}), num_requests_allowed=3)
+    second = _Usage(bucket_id=rlqs_pb2.BucketId(bucket={"country": "pt", "user": "alice"}), num_requests_denied=2)
+    bucket_id = ((b"country", b"pt"), (b"user", b"alice"))
+    assert [read(first), read(second)] == [Usage(bucket_id, 3, 0), Usage(bucket_id, 0, 2)]
+
+
+def test_a_bucket_without_an_id_is_left_out() -> None:
+    assert read(_Usage(num_requests_allowed=3)) is None
+
+
+def test_every_strategy_is_explicit() -> None:
+    allow, deny = write_strategy(ALLOW_ALL), write_strategy(DENY_ALL)
+    assert allow.WhichOneof("strategy") == deny.WhichOneof("strategy") == "blanket_rule"
+    assert allow.blanket_rule == strategy_pb2.RateLimitStrategy.ALLOW_ALL
+    assert deny.blanket_rule == strategy_pb2.RateLimitStrategy.DENY_ALL
+
+
+def test_a_bucket_is_told_its_terms_and_how_long_they_hold() -> None:
+    action = write(Told(Assignment("bucket", 20, 1000, 50), 15))
+    assert dict(action.bucket_id.bucket) == {"user": "alice"}
+    assigned = action.quota_assignment_action
+    assert assigned.assignment_time_to_live.seconds == 15
+    bucket = assigned.rate_limit_strategy.token_bucket
+    assert (bucket.max_tokens, bucket.tokens_per_fill.value, bucket.fill_interval.seconds) == (20, 1000, 50)
+
+
+def test_a_bucket_is_abandoned() -> None:
+    assert write(None).WhichOneof("bucket_action") == "abandon_action"
+
+
+def test_bytes_that_are_no_text_come_back_as_they_were() -> None:
+    usage = raw_pb2.RawUsage(bucket_id=raw_pb2.RawBucketId(bucket=[raw_pb2.RawEntry(key=b"user", value=b"\xff\x00")]))
+    read_back = read_usage(usage)
+    assert read_back is not None
+    assert write_action(read_back.bucket_id, None).bucket_id == usage.bucket_id
