@@ -22,6 +22,7 @@ from enforcer.generations import ABANDONED_MS, publish_document, register_file
 from enforcer.overrides import RunTimeOverride, Target, remove_override, set_override
 from enforcer.policy_document import PoliciesDocument
 from lua.keys import FACTORS, POLICIES
+from ratchet.envoy import descriptor_pb2, rls_pb2
 from ratchet.v1 import enforcer_pb2
 from tests.integration.enforcer.enforcer_under_test import NOWHERE, EnforcerProcess, poll, run_enforcer
 from tests.unit.enforcer.builders import make_policies
@@ -351,3 +352,32 @@ def test_file_counts_without_redis_too(tmp_path: Path) -> None:
     with ExitStack() as stack:
         host = start(stack, f"redis://{NOWHERE}", tmp_path / "alone", write_document())
         assert host.write(write_document()) == 0
+
+
+def test_folder_of_envoys_files_is_followed_file_by_file(redis_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "limits"
+    folder.mkdir()
+
+    def write(name: str, hits: int) -> None:
+        limit = f"{{ unit: hour, requests_per_unit: {hits} }}"
+        text = f"domain: {name}\ndescriptors:\n  - {{ key: user_id, rate_limit: {limit} }}\n"
+        (folder / f"{name}.yaml").write_text(text)
+
+    def read_limit(domain: str) -> int:
+        entry = descriptor_pb2.RateLimitDescriptor.Entry(key="user_id", value="alice")
+        request = rls_pb2.RateLimitRequest(domain=domain, descriptors=[descriptor_pb2.RateLimitDescriptor(entries=[entry])])
+        return enforcer.envoy_stub.ShouldRateLimit(request, timeout=30).statuses[0].current_limit.requests_per_unit
+
+    write("web", 3)
+    enforcer = EnforcerProcess(redis_url, NOWHERE, folder, "--redis-timeout-ms", "1000", "--drain-ms", "0")
+    try:
+        assert read_limit("web") == 3
+        write("web", 7)
+        poll(lambda: read_limit("web") == 7, "the limit that was written")
+        write("api", 5)
+        poll(lambda: read_limit("api") == 5, "the file that was added")
+        write("api", 6)
+        poll(lambda: read_limit("api") == 6, "the change of the file that was added")
+        assert read_limit("web") == 7
+    finally:
+        enforcer.close()
