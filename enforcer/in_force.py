@@ -87,7 +87,8 @@ class InForce:
         """Processes that were last seen alive; 0 before Redis was reached."""
         self.path = path
         self._decider = decider
-        self._files = list_files(path)
+        self._watched = [path, *list_files(path)]
+        """A folder too: files come and go."""
         self._of_file = self.document
         self._occasion: Occasion | None = "start"
         """Why the file is to be registered."""
@@ -145,7 +146,7 @@ class InForce:
         """Keep up, until it is cancelled."""
         source = self._decider.emitter.source
         client = open_client(self._decider.store.url, socket_timeout=ANSWER_WITHIN_S, socket_connect_timeout=ANSWER_WITHIN_S)
-        watching = asyncio.create_task(watch_files(self._files, self._note_file))
+        watching = asyncio.create_task(watch_files(self._watched, self._note_file))
         is_away = False
         try:
             while True:
@@ -176,7 +177,7 @@ class InForce:
         self.wake()
 
     async def _read_file(self) -> None:
-        self._files[:] = list_files(self.path)
+        self._watched[:] = [self.path, *list_files(self.path)]
         try:
             document = Document(await asyncio.to_thread(load_policies, self.path))
         except DocumentError as error:
