@@ -32,6 +32,7 @@ def _describe_document(old: PoliciesDocument, new: PoliciesDocument) -> Iterator
         before, after = getattr(old, key), getattr(new, key)
         yield from (f"{key}: {name} is removed" for name in before if name not in after)
         yield from (f"{key}: {name} is added" for name in after if name not in before)
+    yield from _describe_values("envoy", old.envoy, new.envoy, ("domains", "keys"))
     before, after = (document.tier.attribute if document.tier else "none" for document in (old, new))
     if before != after:
         yield f"document: tier.attribute: {before}, now {after}"
@@ -47,6 +48,8 @@ def _describe_values(place: str, old: object, new: object, keys: Iterable[str]) 
 def _write(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} is {meant}" for key, meant in value.items()) or "none"
     if isinstance(value, tuple):
         return ", ".join(value) or "nobody"
     return "none" if value is None else str(value)

@@ -21,7 +21,7 @@ from pydantic import (
 
 from config.document import parse_duration_us
 from enforcer.bucket import Terms
-from enforcer.check import name_attribute
+from enforcer.check import CALLER, name_attribute
 
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
 ENVOY_KEYS = {"user_id": "user", "remote_address": "ip"}
@@ -233,7 +233,9 @@ class PoliciesDocument(_Document):
             yield f"tier.attribute: `{self.tier.attribute}` is no attribute of a check"
         allowed = dict.fromkeys(("user", *self.subjects, *self.attributes))
         for key, kind in self.envoy.keys.items():
-            if kind not in allowed:
+            if CALLER in {key, kind}:
+                yield f"envoy.keys: {key!r}: `{CALLER}` is who calls, not what a descriptor says"
+            elif kind not in allowed:
                 yield f"envoy.keys: {key!r} names {kind!r}, which is not one of {', '.join(allowed)}"
 
     def _find_in_policies(self) -> Iterator[str]:

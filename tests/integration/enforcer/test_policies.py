@@ -10,6 +10,7 @@ import grpc
 import pytest
 from redis import Redis
 
+from enforcer.check import name_attribute
 from enforcer.policy import Limit, is_enforced_for
 from lua.keys import name_bucket, name_subject
 from ratchet.envoy import descriptor_pb2, rls_pb2
@@ -44,6 +45,11 @@ def name_user(*, is_enforced: bool) -> str:
             return name
 
 
+def name_network() -> str:
+    """An address of nobody else's."""
+    return f"2001:db8:{uuid.uuid4().hex[:4]}:{uuid.uuid4().hex[:4]}::1"
+
+
 def spend(enforcer: EnforcerProcess, user: str, count: int, action: str = "search", **attributes: str) -> list[int]:
     return [enforcer.check(user, action, attributes=attributes).outcome for _ in range(count)]
 
@@ -51,6 +57,12 @@ def spend(enforcer: EnforcerProcess, user: str, count: int, action: str = "searc
 def read_remaining(enforcer: EnforcerProcess, user: str, action: str = "search", **attributes: str) -> dict[str, int]:
     answer = enforcer.check(user, action, cost=0, attributes=attributes)
     return {f"{limit.policy}:{limit.name}": limit.remaining for limit in answer.limits}
+
+
+def ask_as_envoy(enforcer: EnforcerProcess, domain: str, **entries: str) -> rls_pb2.RateLimitResponse:
+    entry = descriptor_pb2.RateLimitDescriptor.Entry
+    descriptor = descriptor_pb2.RateLimitDescriptor(entries=[entry(key=key, value=value) for key, value in entries.items()])
+    return enforcer.envoy_stub.ShouldRateLimit(rls_pb2.RateLimitRequest(domain=domain, descriptors=[descriptor]), timeout=30)
 
 
 def test_policies_on_top_join_the_check_all_or_nothing(enforcer: EnforcerProcess) -> None:
@@ -113,20 +125,28 @@ def test_check_that_lacks_a_required_subject_is_an_invalid_argument_and_envoy_is
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert refused.value.details() == "attributes: ip is absent; limit login:per_ip requires it"
     assert enforcer.check(user, "login", attributes={"ip": "203.0.113.7"}).outcome == ALLOW
-    entry = descriptor_pb2.RateLimitDescriptor.Entry
-    request = rls_pb2.RateLimitRequest(
-        domain="login", descriptors=[descriptor_pb2.RateLimitDescriptor(entries=[entry(key="user_id", value=user)])]
-    )
     for _ in range(3):
-        response = enforcer.envoy_stub.ShouldRateLimit(request, timeout=30)
+        response = ask_as_envoy(enforcer, "login", user_id=user)
         assert response.overall_code == rls_pb2.RateLimitResponse.OVER_LIMIT
         assert [status.code for status in response.statuses] == [rls_pb2.RateLimitResponse.OVER_LIMIT]
     assert read_remaining(enforcer, user)["everywhere:per_user"] == 499
 
 
+def test_domain_and_keys_of_envoy_spend_from_the_buckets_of_the_action(enforcer: EnforcerProcess) -> None:
+    user, ip = name_user(is_enforced=True), name_network()
+    response = ask_as_envoy(enforcer, "edge", **{"x-account": user, "remote_address": ip, "geo": "DE"})
+    assert response.overall_code == rls_pb2.RateLimitResponse.OK
+    assert read_remaining(enforcer, user, "login", ip=ip, country="DE") == {
+        "everywhere:per_user": 499,
+        "logins:per_country": 39,
+        "login:per_ip": 29,
+        "login:per_user": 4,
+    }
+
+
 def test_attribute_that_is_no_subject_has_buckets_and_is_told_to_nobody_else(enforcer: EnforcerProcess, redis: Redis) -> None:
-    ip = f"2001:db8:{uuid.uuid4().hex[:4]}:1::"
+    ip = name_network()
     for country in ("DE", "FR"):
         enforcer.check(name_user(is_enforced=True), "logout", attributes={"ip": ip, "country": country})
-    keys = redis.keys(f"rate_limit:{{country=*ip={ip}/64}}:logins:per_country")
+    keys = redis.keys(f"rate_limit:{{country=*{name_attribute('ip', ip)}}}:logins:per_country")
     assert len(keys) == 2

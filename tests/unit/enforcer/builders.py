@@ -45,6 +45,7 @@ version: 1
 subjects: [user, ip]
 attributes: [country]
 tier: { attribute: plan }
+envoy: { domains: { edge: login }, keys: { x-account: user, geo: country } }
 policies:
   - name: everywhere
     match: { action: "*" }

@@ -25,7 +25,7 @@ from tests.unit.enforcer.builders import EVERYTHING, POLICIES_IN_FORCE, make_pol
 
 USERS = st.sampled_from(["alice", "carol", "dave1", "partner", "bobby", "a b{}", "\u00e4\u00f6", "\U0001f98a", "x" * 300, ""])
 VALUES = st.sampled_from(["gold", "PRO", "DE", "2001:db8::7", "203.0.113.7", "203.0.113.8", "::ffff:1.2.3", "curl", ""])
-KEYS = st.sampled_from(["plan", "country", "user", "user_id", "remote_address", "ip", "path", "", "\u00fc"])
+KEYS = st.sampled_from(["plan", "country", "x-account", "geo", "user", "user_id", "remote_address", "ip", "path", "", "\u00fc"])
 
 FEW = Override(Terms.of(2, 2, 1_000_000))
 RUN_TIME: list[Overrides] = [
@@ -43,7 +43,7 @@ def planners() -> st.SearchStrategy[Planner]:
 @st.composite
 def envoy_requests(draw: st.DrawFn) -> bytes:
     request = rls_pb2.RateLimitRequest(
-        domain=draw(st.sampled_from(["login", "login", "search", "search/x", "shared", "", "a b", "x" * 130])),
+        domain=draw(st.sampled_from(["login", "login", "edge", "search", "search/x", "shared", "", "a b", "x" * 130])),
         hits_addend=draw(st.sampled_from([0, 0, 0, 3])),
     )
     for entries in draw(st.lists(st.lists(st.tuples(KEYS, USERS | VALUES), max_size=3), max_size=3)):
@@ -188,4 +188,5 @@ def test_request_whose_limits_vary_is_parsed_each_time_and_one_with_further_attr
     assert not is_known_again("search", user="alice", plan="gold")
     assert is_known_again("other", user="alice", plan="gold")
     assert is_known_again("login", user="alice", ip="::1", country="DE")
+    assert is_known_again("edge", **{"x-account": "alice", "ip": "::1", "geo": "DE"})
     assert is_known_again("login", user="alice")

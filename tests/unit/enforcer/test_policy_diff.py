@@ -134,6 +134,13 @@ def test_change_is_told_in_words(old: str, new: str, lines: list[str]) -> None:
     assert diff((old, new)) == lines
 
 
+def test_what_envoy_asks_by_another_name_is_told() -> None:
+    assert diff(("{ domains: { edge: login }, keys: { x-account: user, geo: country } }", "{ keys: { x-account: user } }")) == [
+        "envoy: domains: edge is login, now none",
+        "envoy: keys: x-account is user, geo is country, now x-account is user",
+    ]
+
+
 def test_limits_that_are_added_or_in_another_order_are_told() -> None:
     shared, per_user = (
         "      - { name: shared, per: [], capacity: 1000, refill: 1000/1s }\n",
