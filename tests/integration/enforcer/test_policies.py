@@ -12,7 +12,7 @@ from redis import Redis
 
 from enforcer.check import name_attribute
 from enforcer.policy import Limit, is_enforced_for
-from lua.keys import name_bucket, name_subject
+from lua.keys import join_subjects, name_abuse, name_bucket, name_subject
 from ratchet.envoy import descriptor_pb2, rls_pb2
 from ratchet.v1 import enforcer_pb2
 from tests.integration.enforcer.enforcer_under_test import NOWHERE, EnforcerProcess, run_enforcer
@@ -145,8 +145,9 @@ def test_domain_and_keys_of_envoy_spend_from_the_buckets_of_the_action(enforcer:
 
 
 def test_attribute_that_is_no_subject_has_buckets_and_is_told_to_nobody_else(enforcer: EnforcerProcess, redis: Redis) -> None:
-    ip = name_network()
-    for country in ("DE", "FR"):
-        enforcer.check(name_user(is_enforced=True), "logout", attributes={"ip": ip, "country": country})
-    keys = redis.keys(f"rate_limit:{{country=*{name_attribute('ip', ip)}}}:logins:per_country")
-    assert len(keys) == 2
+    ip, countries = name_network(), ("DE", "FR")
+    for country in countries:
+        enforcer.check(name_user(is_enforced=True), "logout", cost=10, attributes={"ip": ip, "country": country})
+    subjects = [join_subjects([f"country={country}", name_attribute("ip", ip)]) for country in countries]
+    assert redis.exists(*[name_bucket(subject, "logins", "per_country") for subject in subjects]) == 2
+    assert redis.exists(*[name_abuse(f"country={country}") for country in countries]) == 0
