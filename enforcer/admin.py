@@ -261,7 +261,7 @@ class AdminService(admin_pb2_grpc.EnforcerAdminServicer):
             return admin_pb2.ShowPoliciesResponse(
                 version=document.policies.version,
                 document=self._in_force.read_text(),
-                generation=document.policies.generation.number,
+                generation=self._in_force.generation.number,
                 published=bool(document.published),
                 rejected=() if rejection is None else rejection.problems,
             )
@@ -271,7 +271,8 @@ class AdminService(admin_pb2_grpc.EnforcerAdminServicer):
         async with _answering(context):
             change, actor = read_change(request.change), current_caller().name
             verdict_id = identify_change(change.request_id, actor, ALL_POLICIES)
-            registered = await publish_document(self._store.client, request.document, verdict_id, actor, change.reason)
+            text = request.document or self._in_force.read_files()
+            registered = await publish_document(self._store.client, text, verdict_id, actor, change.reason)
             at_ms = registered.generation.since_us // 1000
             event = VerdictEvent(
                 verdict_id=verdict_id,

@@ -122,12 +122,20 @@ class InForce:
         return len(self._overrides)
 
     def read_text(self) -> str:
-        """The text of the policies in force, or of this host's file as it stands there now; a folder's files one by one.
+        """The text of the policies in force; if this host's file is, as it stands there now.
 
         Raises:
             DocumentError: The file cannot be read.
         """
-        return self.document.published or "---\n".join(read_text(file) for file in list_files(self.path))
+        return self.document.published or self.read_files()
+
+    def read_files(self) -> str:
+        """The text of this host's file, whatever is in force; a folder's files one by one.
+
+        Raises:
+            DocumentError: It cannot be read.
+        """
+        return "---\n".join(read_text(file) for file in list_files(self.path))
 
     def now_ms(self) -> int:
         """Redis's clock, as far as it is known; milliseconds since the epoch."""

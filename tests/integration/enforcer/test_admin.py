@@ -16,6 +16,7 @@ from lua.keys import name_abuse
 from ratchet.v1 import admin_pb2, admin_pb2_grpc, enforcer_pb2
 from tests.detector_under_test import read_topic
 from tests.integration.enforcer.enforcer_under_test import EnforcerProcess, poll, run_enforcer
+from tests.unit.enforcer.builders import POLICIES
 from topics.events import RECORDS, AbuseState, Event, Override, SubjectEvent, VerdictEvent
 
 VISIBLE_WITHIN_S = 1.0
@@ -352,3 +353,21 @@ def test_document_that_is_refused_names_its_lines_and_changes_nothing(admin: adm
     code, message = refuse(admin.Reload, request)
     assert code == grpc.StatusCode.FAILED_PRECONDITION
     assert message.startswith("document:3: policies: ")
+
+
+def test_reload_without_a_document_publishes_the_file_of_the_enforcer(
+    enforcers: list[EnforcerProcess], admin: admin_pb2_grpc.EnforcerAdminStub
+) -> None:
+    request = admin_pb2.ReloadRequest(change=change())
+    answer = admin.Reload(request, timeout=WITHIN_S)
+    assert answer.generation > 0
+
+    def show() -> bool:
+        shown = admin.ShowPolicies(admin_pb2.ShowPoliciesRequest(), timeout=WITHIN_S)
+        return (shown.generation, shown.version, shown.document) == (answer.generation, answer.version, POLICIES)
+
+    poll(show, "the document that was published")
+    for enforcer in enforcers:
+        poll(lambda: f'"generation": {answer.generation}' in enforcer.get("/readyz")[1], "its generation")  # noqa: B023
+    again = admin.Reload(request, timeout=WITHIN_S)
+    assert (again.generation, again.repeated_call) == (answer.generation, True)
