@@ -68,6 +68,7 @@ def test_stalled_redis_is_waited_for_briefly_and_spends_nothing_for_those_who_le
     stack: RunningStack, enforcer: EnforcerProcess, redis: Redis
 ) -> None:
     wait_until_exact(enforcer, "stalled")
+    poll(lambda: enforcer.read_metric("ratchet_enforcers") == 1, "that Redis has seen one enforcer alive")
     assert not enforcer.check("stalled").degraded
     key = name_bucket("user=stalled", "login", "per_user")
     before = redis.get(key)
