@@ -337,6 +337,7 @@ class Detector:
         metrics = self._metrics
         metrics.records.labels(weighing.kind).inc()
         metrics.missing.inc(weighing.missing)
+        metrics.ahead.inc(weighing.ahead)
         metrics.evicted.inc(evicted)
         for rule, count in weighing.denials.items():
             metrics.denials.labels(rule).inc(count)

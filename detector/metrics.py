@@ -23,6 +23,11 @@ class Metrics:
         self.late = Counter(
             "ratchet_detector_late_denials", "Denials older than the window, dropped, by rule.", ["rule"], registry=registry
         )
+        self.ahead = Counter(
+            "ratchet_detector_ahead_denials",
+            "Denials dated over 5 s ahead of the broker's clock, counted as of its time.",
+            registry=registry,
+        )
         self.verdicts = Counter(
             "ratchet_detector_verdicts", "Offences, by rule and by what came of them.", ["rule", "result"], registry=registry
         )

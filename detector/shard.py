@@ -7,6 +7,7 @@ number. A record is first weighed, which changes nothing; only when its effects 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,6 +26,10 @@ MOST_SUBJECTS = 50_000
 MOST_SOURCES = 1_000
 FORGET_SOURCE_MS = 86_400_000
 """A source that was silent for a day is forgotten: what its successor still finds of it comes within minutes."""
+
+MOST_AHEAD_MS = 5_000
+"""An event may be dated so far ahead of the broker's clock. One that is further ahead comes from a wrong clock: it is counted
+as of the broker's time, or it would make all that follow it late."""
 
 SWEPT_PER_DRAIN = 1_000
 
@@ -72,6 +77,7 @@ class Weighing:
         origin: Where those come from.
         denials: Counted, by rule.
         late: Dropped for being late, by rule.
+        ahead: Denials that were dated ahead of the broker's clock, and counted as of its time.
         missing: Records of the source that never came.
     """
 
@@ -84,6 +90,7 @@ class Weighing:
     origin: Origin | None = None
     denials: Mapping[str, int] = field(default_factory=dict)
     late: Mapping[str, int] = field(default_factory=dict)
+    ahead: int = 0
     missing: int = 0
 
 
@@ -214,6 +221,8 @@ class Shard:
         crossings = []
         denials: dict[str, int] = {}
         late: dict[str, int] = {}
+        ahead = 0
+        latest_ms = taken_ms + MOST_AHEAD_MS if taken_ms else sys.maxsize
         for index, fold in enumerate(record.folds):
             watches = self._find_watches(
                 fold.subject.partition("=")[0], fold.action, fold.policy, fold.limit, tuple(fold.attributes.items())
@@ -224,6 +233,11 @@ class Shard:
             # A row that was flushed before a crash includes the record already, although the partition's progress does not.
             if row.offset >= offset and fold.subject not in rows:
                 continue
+            if fold.last_ms > latest_ms:
+                ahead += fold.count
+                fold = msgspec.structs.replace(  # noqa: PLW2901 - nobody may see the other one
+                    fold, first_ms=max(0, taken_ms - (fold.last_ms - fold.first_ms)), last_ms=taken_ms
+                )
             windows = dict(row.windows)
             counted = ""
             for watch in watches:
@@ -247,6 +261,7 @@ class Shard:
             origin=Origin(self._partition, offset, record.source, record.n),
             denials=denials,
             late=late,
+            ahead=ahead,
             missing=record.n - mark.n - 1 if mark else 0,
         )
 

@@ -99,6 +99,20 @@ def test_missing_records_are_counted_once_by_records_and_by_heartbeats() -> None
     assert take(shard, 4, ClosedEvent(source="s", seq=9, at_ms=T0)).missing == 2
 
 
+def test_denials_dated_ahead_of_the_broker_count_as_of_its_time_and_make_nothing_late() -> None:
+    shard = make_shard()
+    weighing = take(shard, 0, make_record(1, "user=a", count=9, at_ms=T0 + 3_600_000), T0)
+    assert (weighing.ahead, weighing.denials) == (9, {"brute_force": 9})
+    weighing = take(shard, 1, make_record(2, "user=a", at_ms=T0 + 100), T0 + 100)
+    assert (weighing.ahead, weighing.late, weighing.crossings[0].last_ms) == (0, {}, T0 + 100)
+
+
+@pytest.mark.parametrize(("ahead_ms", "counted_at_ms"), [(5_000, T0 + 5_000), (5_001, T0)])
+def test_five_seconds_ahead_of_the_broker_are_still_believed(ahead_ms: int, counted_at_ms: int) -> None:
+    weighing = take(make_shard(), 0, make_record(1, "user=a", count=10, at_ms=T0 + ahead_ms), T0)
+    assert weighing.crossings[0].last_ms == counted_at_ms
+
+
 def test_record_of_another_topic_is_refused() -> None:
     with pytest.raises(TypeError, match="no record of topic denials"):
         weigh(make_shard(), 0, OutcomeEvent(source="s", n=1, action="a", second_ms=0, count=1))  # type: ignore[arg-type]
