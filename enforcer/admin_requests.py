@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from enforcer.check import LARGEST_TEXT_BYTES, InvalidCheck, name_attribute, validate_check
+from enforcer.check import LARGEST_TEXT_BYTES, InvalidCheck, validate_check
 from enforcer.policy import Policies
-from lua.keys import is_subject, name_subject
+from lua.keys import is_subject, name_attribute, name_subject
 from ratchet.v1 import admin_pb2
 
 SHORTEST_BAN_MS = 1_000

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import msgspec
-
-from lua.keys import name_subject
 
 LARGEST_TEXT_BYTES = 1024
 LARGEST_ACTION_BYTES = 128
@@ -105,22 +102,3 @@ def bound_action(text: str) -> str:
     if not text:
         return _UNKNOWN
     return text if is_action(text) else f"sha256:{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}"
-
-
-@lru_cache(maxsize=65_536)
-def canonicalize_ip(value: str) -> str:
-    """Write an address in one way; IPv6 by its /64, which is what one customer holds. Other text stays as it is."""
-    try:
-        address = ipaddress.ip_address(value.strip("[]").partition("%")[0])
-    except ValueError:
-        return value
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
-
-
-def name_attribute(kind: str, value: str) -> str:
-    """Name what an attribute says: ``kind=value``, addresses in their one way of writing."""
-    return name_subject(kind, canonicalize_ip(value) if kind == "ip" else value)

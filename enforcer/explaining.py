@@ -10,7 +10,7 @@ from itertools import islice
 import msgspec
 
 from enforcer.bucket import UNLOWERED
-from enforcer.check import Check, name_attribute
+from enforcer.check import Check
 from enforcer.decider import Decider
 from enforcer.decision import Decision
 from enforcer.overrides import RunTimeOverride, Target, find_overrides
@@ -19,6 +19,7 @@ from enforcer.planner import Planner
 from enforcer.policy import Policies
 from enforcer.service import write_response
 from enforcer.subject_store import SubjectStore
+from lua.keys import name_attribute
 from ratchet.v1 import admin_pb2, enforcer_pb2
 from topics.abuse import decay_score
 from topics.events import AbuseState, Ban

@@ -1,4 +1,4 @@
-"""Fold refusals: those of one flush that count against one subject by one limit become one record. Pure.
+"""Whom a decision counts against. Pure.
 
 A refusal counts for kind K only if a limit whose ``per`` contains K refused it at factor 1, so nobody is counted against for
 a limit that somebody else drained; banned, throttled, open, shadowed and degraded refusals never count. Denials that a client
@@ -7,58 +7,17 @@ answered from its memory count by the limits that had refused them, whatever bec
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from enforcer.check import Check
 from enforcer.decision import Decision
 from enforcer.plan import Plan, Template
 from enforcer.policy import Limit
-from topics.wire import Fold
-
-MOST_HASHES = 64
-MOST_REFUSED = 50_000
-"""Subjects whose admits are counted: those refused lately."""
-
-MOST_OPEN = 100_000
-"""Folds held while Kafka is away; further refusals of other subjects are then not counted against anybody."""
-_LONGEST_MS = 1000
-"""A fold never spans two seconds, also when flushes are late: windows need to know when."""
-
-Key = tuple[str, str, Limit, int]
-"""Subject, action, limit, second."""
+from topics.folding import Folds
 
 
-def hash_text(text: str) -> int:
-    """48 bits of BLAKE2b: tells texts apart in counts of distinct ones, and stays exact in JSON."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest())
-
-
-@dataclass(slots=True)
-class _Open:
-    count: int
-    admitted: int
-    first_ms: int
-    last_ms: int
-    attributes: dict[str, str]
-    users: set[int]
-
-
-@dataclass(slots=True)
-class Folder:
-    """Folds decisions until they are taken. Holds at most ``MOST_REFUSED`` counts of admits; the oldest go first."""
-
-    foldable: tuple[str, ...] = ()
-    """Attributes to keep where all the refusals of a fold share them."""
-    uncounted: int = 0
-    """Refusals that no fold was left for."""
-    _open: dict[Key, _Open] = field(default_factory=dict)
-    _admitted: OrderedDict[tuple[str, str], int] = field(default_factory=OrderedDict)
-
-    def __len__(self) -> int:
-        return len(self._open)
+class Folder(Folds):
+    """Folds decisions as they are made."""
 
     def add(self, plan: Plan, decision: Decision) -> None:
         """Count one decision: a refusal into its folds, an admission for subjects that were refused lately."""
@@ -69,9 +28,7 @@ class Folder:
         if decision.outcome == "allow":
             if self._admitted and plan.check.cost > 0:
                 for subject in plan.subjects:
-                    key = (subject, plan.check.action)
-                    if key in self._admitted:
-                        self._admitted[key] += 1
+                    self.admit(subject, plan.check.action)
             return
         if decision.reason != "limit" or decision.is_degraded:
             return
@@ -80,51 +37,7 @@ class Folder:
             self._count(plan.subjects[slot], limit, plan.check, decision.decided_at_ms, count)
 
     def _count(self, subject: str, limit: Limit, check: Check, at_ms: int, count: int) -> None:
-        key = (subject, check.action, limit, at_ms // _LONGEST_MS)
-        attributes = (
-            {name: check.attributes[name] for name in self.foldable if name in check.attributes} if self.foldable else {}
-        )
-        fold = self._open.get(key)
-        if fold is None:
-            if len(self._open) >= MOST_OPEN:
-                self.uncounted += count
-                return
-            admits = (subject, check.action)
-            fold = _Open(count, self._admitted.pop(admits, 0), at_ms, at_ms, attributes, set())
-            self._open[key] = fold
-            self._admitted[admits] = 0
-            if len(self._admitted) > MOST_REFUSED:
-                self._admitted.popitem(last=False)
-        else:
-            fold.count += count
-            if at_ms < fold.first_ms:  # decisions may be told out of order, seldom
-                fold.first_ms = at_ms
-            elif at_ms > fold.last_ms:
-                fold.last_ms = at_ms
-            if fold.attributes != attributes:
-                fold.attributes = dict(fold.attributes.items() & attributes.items())
-        if not subject.startswith("user=") and len(fold.users) < MOST_HASHES:
-            fold.users.add(hash_text(check.user_id))
-
-    def take(self) -> list[Fold]:
-        """Hand out the folds since the last call, and begin anew."""
-        folds = [
-            Fold(
-                subject,
-                action,
-                limit.policy,
-                limit.name,
-                fold.count,
-                fold.first_ms,
-                fold.last_ms,
-                fold.admitted,
-                tuple(sorted(fold.users)),
-                attributes=fold.attributes,
-            )
-            for (subject, action, limit, _), fold in self._open.items()
-        ]
-        self._open.clear()
-        return folds
+        self.count(subject, check.action, limit.policy, limit.name, at_ms, count, check.user_id, check.attributes)
 
 
 @lru_cache(maxsize=4096)

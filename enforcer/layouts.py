@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from enforcer.check import Check, name_attribute
+from enforcer.check import Check
 from enforcer.plan import Plan, Template, build_plan
-from lua.keys import name_subject
+from lua.keys import name_attribute, name_subject
 
 MOST_LAYOUTS = 4096
 """Lengths and constant bytes are the callers' choice: past this many layouts all are learned anew."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from enforcer.bucket import Generation, Terms
-from enforcer.check import CALLER, Check, InvalidCheck, name_attribute
+from enforcer.check import CALLER, Check, InvalidCheck
 from enforcer.layouts import Layouts
 from enforcer.plan import Chosen, Descriptor, Plan, Template, build_plan, compile_template, vary_template
 from enforcer.policy import Limit, Override, Overrides, Policies, is_enforced_for
-from lua.keys import join_subjects, name_subject
+from lua.keys import join_subjects, name_attribute, name_subject
 
 MOST_TEMPLATES = 4096
 """Distinct actions are the callers' choice: past this many templates all are compiled anew."""

@@ -21,7 +21,8 @@ from pydantic import (
 
 from config.document import parse_duration_us
 from enforcer.bucket import Terms
-from enforcer.check import CALLER, name_attribute
+from enforcer.check import CALLER
+from lua.keys import name_attribute
 
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
 ENVOY_KEYS = {"user_id": "user", "remote_address": "ip"}

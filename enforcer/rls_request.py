@@ -20,13 +20,14 @@ from google.protobuf.message import DecodeError
 
 from enforcer.access import Caller
 from enforcer.bucket import LARGEST_EXACT
-from enforcer.check import CALLER, LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check, bound_action, name_attribute
+from enforcer.check import CALLER, LARGEST_TEXT_BYTES, MOST_ATTRIBUTES, Check, bound_action
 from enforcer.envoy_document import UNITS_S
 from enforcer.envoy_domain import Match, fit_terms, name_kind
 from enforcer.layouts import Name, walk_fields
 from enforcer.plan import Chosen, Descriptor, Plan, build_plan, compile_template
 from enforcer.planner import Planner
 from enforcer.policy import Limit, Policies, Told
+from lua.keys import name_attribute
 from ratchet.envoy import descriptor_pb2, raw_pb2, rls_pb2, unit_pb2
 
 MOST_ENTRIES = 512

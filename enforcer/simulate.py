@@ -5,37 +5,30 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TextIO
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from config.document import DocumentError, read_document
 from enforcer.policy import Policies
 from enforcer.policy_document import PoliciesDocument
-from enforcer.simulation import Gap, Order, Recorded, Report, Simulation, Truth, UserChanges, decode_record
+from enforcer.simulation import Report, Simulation, Truth, UserChanges
 from topics.errors import HistoryLost, KafkaUnavailable, TopicMissing
-from topics.filters import parse_span_ms
-from topics.log import open_log
+from topics.filters import parse_moment_ms
+from topics.history import DecisionHistory
 from topics.specs import DECISIONS
 
 UNTRUE, BAD_INPUT, NOT_THERE = 1, 2, 3
 """Exit codes: the record is not repeated; the command line, a document or the file is bad; Kafka or the topic is not there."""
 
-LATEST_ARRIVAL_MS = 600_000
-"""How long after its time a decision may have arrived in Kafka and still be looked for: spools are sent late."""
 MOST_LISTED = 10
 _NO_END = 2**63
-BATCH = 20_000
-"""Records between two looks at which are in their place."""
 
 
 def simulate(
@@ -71,12 +64,12 @@ def simulate(
         raise typer.BadParameter(str(error)) from error
     if first_ms >= last_ms:
         raise typer.BadParameter(f"--from {since} is not before --to {until or 'now'}")
-    run = Run(simulation, first_ms, last_ms)
+    history = DecisionHistory(simulation.feed, first_ms, last_ms, title="simulating")
     try:
         if file is None:
-            asyncio.run(run.read_topic(kafka, topic))
+            asyncio.run(history.read_topic(kafka, topic))
         else:
-            run.read_file(file)
+            history.read_file(file)
     except (KafkaUnavailable, TopicMissing, HistoryLost) as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(NOT_THERE) from error
@@ -84,103 +77,12 @@ def simulate(
         sys.stderr.write(f"{file}: cannot be read: {error.strerror}\n")
         raise typer.Exit(BAD_INPUT) from error
     report = simulation.report
+    report.missing, report.doubled, report.undecodable = history.missing, history.doubled, history.undecodable
     if output == "json":
         sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     else:
         print_report(report, sys.stdout)
     raise typer.Exit(0 if report.truth is None or report.truth.is_sound else UNTRUE)
-
-
-def parse_moment_ms(text: str, now_ms: int) -> int:
-    """Read a span before now, such as ``24h``, or a time in ISO 8601, UTC unless it says otherwise; Unix milliseconds.
-
-    Raises:
-        ValueError: It is neither.
-    """
-    try:
-        return now_ms - parse_span_ms(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is neither a span such as 24h nor a time such as 2026-11-24T12:00Z") from error
-    return int((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-class Run:
-    """Reads a record into a simulation, with progress on a terminal."""
-
-    def __init__(self, simulation: Simulation, first_ms: int, last_ms: int) -> None:
-        """Take decisions from ``first_ms`` on, up to and with ``last_ms``."""
-        self._simulation = simulation
-        self._first_ms, self._last_ms = first_ms, last_ms
-        self._order = Order()
-
-    async def read_topic(self, kafka: str, topic: str) -> None:
-        """Read what the topic holds of that time.
-
-        Raises:
-            KafkaUnavailable: No broker answered.
-            TopicMissing: There is no such topic.
-            HistoryLost: Retention was faster.
-        """
-        async with open_log(kafka, topic) as log:
-            cut = await log.cut(self._first_ms)  # a decision arrives after it was made
-            with _show_progress(cut.offsets) as advance:
-                count = 0
-                async for record in log.read_in_time(cut):
-                    self._add(record.value or b"")
-                    count += 1
-                    if count % BATCH == 0:
-                        self._feed()
-                        advance(BATCH)
-                    if record.timestamp > self._last_ms + LATEST_ARRIVAL_MS:
-                        break
-        self._feed(is_last=True)
-
-    def read_file(self, file: Path) -> None:
-        """Read JSON lines.
-
-        Raises:
-            OSError: The file cannot be read.
-        """
-        with file.open("rb") as lines, _show_progress(file.stat().st_size) as advance:
-            size = 0
-            for count, line in enumerate(lines, 1):
-                self._add(line)
-                size += len(line)
-                if count % BATCH == 0:
-                    self._feed()
-                    advance(size)
-                    size = 0
-        self._feed(is_last=True)
-
-    def _add(self, value: bytes) -> None:
-        try:
-            record = decode_record(value)
-        except msgspec.DecodeError:
-            self._simulation.report.undecodable += 1
-            return
-        if isinstance(record, Recorded):
-            if self._first_ms <= record.decided_at_ms <= self._last_ms:
-                self._order.add(record)
-        elif isinstance(record, Gap):
-            self._simulation.report.missing += sum(last - first + 1 for first, last in record.ranges)
-
-    def _feed(self, *, is_last: bool = False) -> None:
-        for record in self._order.take(is_last=is_last):
-            self._simulation.feed(record)
-        self._simulation.report.doubled = self._order.doubled
-
-
-@contextmanager
-def _show_progress(total: int) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
-    columns = (TextColumn("simulating"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield partial(progress.advance, task)
 
 
 def print_report(report: Report, stream: TextIO) -> None:

@@ -6,21 +6,20 @@ tokens or does not. What a bucket held before the record begins is not known; it
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from enforcer.bucket import UNLOWERED, Bucket, Status, Terms, take
-from enforcer.check import Check, InvalidCheck, name_attribute
+from enforcer.check import Check, InvalidCheck
 from enforcer.plan import Plan
 from enforcer.planner import Planner
 from enforcer.policy import Policies
-from topics.intervals import Tally
+from lua.keys import name_attribute
+from topics.recorded import Recorded
 
 MOST_BUCKETS = 500_000
 """Buckets in memory, about 200 MB. Full ones are forgotten first, which changes nothing."""
@@ -28,54 +27,9 @@ MOST_PLANS = 100_000
 MOST_USERS = 100_000
 """Users whose changes are counted one by one; past this those with the fewest go."""
 MOST_EXAMPLES = 10
-SLACK_MS = 5_000
-"""How much later than others a decision may arrive and still be put in its place."""
-MOST_WAITING = 200_000
 
 Cause = Literal["banned", "cached", "degraded", "invalid", "open", "other document", "reported", "throttled"]
 Difference = Literal["before the record", "same millisecond", "unexplained"]
-
-
-class _Event(msgspec.Struct, tag_field="type", kw_only=True, gc=False):
-    source: str
-
-
-class Recorded(_Event, tag="decision", kw_only=True, gc=False):
-    """What a simulation needs of a :class:`topics.events.DecisionEvent`."""
-
-    seq: int
-    decided_at_ms: int
-    user_id: str
-    action: str
-    attributes: dict[str, str] = {}
-    policy_version: str
-    outcome: Literal["allow", "deny", "ban"]
-    reason: str
-    degraded: bool = False
-    cached: bool = False
-    suppressed: int = 0
-    cost: int = 1
-    factor: int = UNLOWERED
-    reported: bool = False
-
-
-class Gap(_Event, tag="gap", kw_only=True, gc=False):
-    """Decisions that were dropped."""
-
-    ranges: list[tuple[int, int]]
-
-
-class _Heartbeat(_Event, tag="heartbeat", gc=False):
-    pass
-
-
-class _Closed(_Event, tag="closed", gc=False):
-    pass
-
-
-Record: TypeAlias = Recorded | Gap | _Heartbeat | _Closed
-decode_record = msgspec.json.Decoder(Record).decode
-"""Reads one record of topic ``decisions``; ``msgspec.DecodeError`` when it is none."""
 
 
 class _Place(NamedTuple):
@@ -252,43 +206,6 @@ class Replay:
         for key in list(self._states)[: max(0, excess)]:
             del self._states[key]
             self.forgotten += 1
-
-
-class Order:
-    """Puts decisions that arrive nearly in time in the order of their time, each once."""
-
-    def __init__(self) -> None:
-        self._waiting: list[Recorded] = []
-        self._seen: dict[str, Tally] = {}
-        self._latest_ms = 0
-        self.doubled = 0
-        """Decisions that had been read before."""
-
-    def add(self, record: Recorded) -> None:
-        """Take one decision."""
-        tally = self._seen.get(record.source)
-        if tally is None:
-            tally = self._seen[record.source] = Tally()
-        before = tally.surplus
-        tally.add(record.seq)
-        if tally.surplus != before:
-            self.doubled += 1
-            return
-        self._waiting.append(record)
-        self._latest_ms = max(self._latest_ms, record.decided_at_ms)
-
-    def take(self, *, is_last: bool = False) -> list[Recorded]:
-        """Hand out what nothing earlier can come before any more; at the end, all."""
-        waiting = self._waiting
-        waiting.sort(key=_ORDER)
-        count = len(waiting) if is_last else bisect_left(waiting, self._latest_ms - SLACK_MS, key=_TIME)
-        count = max(count, len(waiting) - MOST_WAITING)
-        self._waiting = waiting[count:]
-        return waiting[:count]
-
-
-_ORDER = attrgetter("decided_at_ms", "source", "seq")
-_TIME = attrgetter("decided_at_ms")
 
 
 class PolicyChanges(msgspec.Struct):

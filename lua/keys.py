@@ -8,8 +8,10 @@ A value whose encoded form is over 256 bytes is replaced by ``#`` and its SHA-25
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 from binascii import crc_hqx
+from functools import lru_cache
 from urllib.parse import quote
 
 CHANGES_CHANNEL = "ratchet:changes"
@@ -73,6 +75,25 @@ def name_subject(kind: str, value: str) -> str:
     if len(encoded) > LARGEST_VALUE_BYTES:
         return f"{kind}=#{hashlib.sha256(value.encode(errors='surrogatepass')).hexdigest()}"
     return f"{kind}={encoded}"
+
+
+@lru_cache(maxsize=65_536)
+def canonicalize_ip(value: str) -> str:
+    """Write an address in one way; IPv6 by its /64, which is what one customer holds. Other text stays as it is."""
+    try:
+        address = ipaddress.ip_address(value.strip("[]").partition("%")[0])
+    except ValueError:
+        return value
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def name_attribute(kind: str, value: str) -> str:
+    """Name what an attribute says: ``kind=value``, addresses in their one way of writing."""
+    return name_subject(kind, canonicalize_ip(value) if kind == "ip" else value)
 
 
 def join_subjects(subjects: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import get_args
 from urllib.parse import unquote
@@ -153,6 +154,23 @@ def parse_span_ms(text: str) -> int:
     if not found:
         raise ValueError(f"{text!r} is not a span of time such as 90s, 10m, 2h or 7d")
     return int(found[1]) * _UNITS_MS[found[2]]
+
+
+def parse_moment_ms(text: str, now_ms: int) -> int:
+    """Read a span before now, such as ``24h``, or a time in ISO 8601, UTC unless it says otherwise; Unix milliseconds.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    try:
+        return now_ms - parse_span_ms(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is neither a span such as 24h nor a time such as 2026-11-24T12:00Z") from error
+    return int((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _is(wanted: str | None, found: str) -> bool:

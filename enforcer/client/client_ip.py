@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
-from enforcer.check import canonicalize_ip
+from lua.keys import canonicalize_ip
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -33,7 +33,7 @@ def find_client_ip(
             wrongly lets every client choose its own address.
 
     Returns:
-        As ``enforcer.check.canonicalize_ip``; ``UNKNOWN`` when the peer is no IP address.
+        As ``lua.keys.canonicalize_ip``; ``UNKNOWN`` when the peer is no IP address.
     """
     address = _parse(peer)
     if address is None:

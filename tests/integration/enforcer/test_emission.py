@@ -14,10 +14,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from enforcer.folding import hash_text
 from ratchet.v1 import enforcer_pb2
 from tests.integration.enforcer.enforcer_under_test import NOWHERE, poll, read_topic, run_enforcer
 from topics.events import ClosedEvent, DecisionEvent, FoldsEvent, HeartbeatEvent
+from topics.folding import hash_text
 from topics.proof import prove
 from topics.specs import DECISIONS, DENIALS
 

@@ -10,9 +10,8 @@ import grpc
 import pytest
 from redis import Redis
 
-from enforcer.check import name_attribute
 from enforcer.policy import Limit, is_enforced_for
-from lua.keys import join_subjects, name_abuse, name_bucket, name_subject
+from lua.keys import join_subjects, name_abuse, name_attribute, name_bucket, name_subject
 from ratchet.envoy import descriptor_pb2, rls_pb2
 from ratchet.v1 import enforcer_pb2
 from tests.integration.enforcer.enforcer_under_test import NOWHERE, EnforcerProcess, run_enforcer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from enforcer.check import Check, InvalidCheck, canonicalize_ip, validate_check
+from enforcer.check import Check, InvalidCheck, validate_check
 from tests.unit.enforcer.builders import ODD_IDS
 
 
@@ -66,23 +66,3 @@ def test_what_a_client_says_it_suppressed_is_bounded(suppressed: int, limits: tu
     with pytest.raises(InvalidCheck) as refused:
         validate_check("alice", "login", 1, {}, suppressed, limits)
     assert str(refused.value) == message
-
-
-@pytest.mark.parametrize(
-    ("written", "canonical"),
-    [
-        ("203.0.113.7", "203.0.113.7"),
-        ("2001:DB8:0:1:0:0:0:7", "2001:db8:0:1::/64"),
-        ("2001:db8:0:1:ffff::1", "2001:db8:0:1::/64"),
-        ("[2001:db8::1]", "2001:db8::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("::ffff:203.0.113.7", "203.0.113.7"),
-        ("::1", "::/64"),
-        ("203.0.113.007", "203.0.113.007"),
-        ("203.0.113.7:443", "203.0.113.7:443"),
-        ("unknown", "unknown"),
-        ("", ""),
-    ],
-)
-def test_address_is_written_in_one_way(written: str, canonical: str) -> None:
-    assert canonicalize_ip(written) == canonical

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from enforcer import folding
 from enforcer.decision import Decision
-from enforcer.folding import MOST_HASHES, Folder, hash_text
+from enforcer.folding import Folder
 from enforcer.plan import Plan
 from tests.unit.enforcer.builders import EVERYTHING, make_plan, make_policies
+from topics import folding
+from topics.folding import MOST_HASHES, hash_text
 
 IP = {"ip": "203.0.113.7"}
 PER_IP, PER_USER = 0b01, 0b10

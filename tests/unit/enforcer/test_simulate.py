@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from enforcer.__main__ import app
-from enforcer.simulate import parse_moment_ms
 from tests.unit.enforcer.builders import make_policies
 from topics.wire import DecisionEvent, GapEvent
 
@@ -121,9 +120,3 @@ def test_kafka_that_is_not_there_is_said(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, options)
     assert result.exit_code == 3
     assert "127.0.0.1:1" in result.output
-
-
-def test_moments_are_spans_before_now_or_times() -> None:
-    assert parse_moment_ms("90m", NOW_MS) == NOW_MS - 5_400_000
-    assert parse_moment_ms("2027-01-15T08:00:00Z", 0) == parse_moment_ms("2027-01-15T08:00", 0) == NOW_MS
-    assert parse_moment_ms("2027-01-15T09:00:00+01:00", 0) == NOW_MS

@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,22 +13,9 @@ from hypothesis import strategies as st
 from enforcer import simulation
 from enforcer.bucket import Bucket, Status, take
 from enforcer.policy import Policies
-from enforcer.simulation import (
-    SLACK_MS,
-    Gap,
-    Order,
-    PolicyChanges,
-    Recorded,
-    Replay,
-    Report,
-    Simulation,
-    Truth,
-    UserChanges,
-    decode_record,
-    find_cause,
-)
+from enforcer.simulation import PolicyChanges, Replay, Report, Simulation, Truth, UserChanges, find_cause
 from tests.unit.enforcer.builders import make_plan, make_policies
-from topics.wire import ClosedEvent, DecisionEvent, GapEvent, HeartbeatEvent
+from topics.recorded import Recorded
 
 START_MS = 1_800_000_000_000
 TEXT = """
@@ -259,37 +245,6 @@ def test_memory_is_bounded_and_what_is_full_is_forgotten_first(monkeypatch: pyte
     assert simulate(records, IN_FORCE).forgotten == 0 or simulate(records, IN_FORCE).forgotten < 29
     crowd = [record(seq, START_MS, f"user{seq}") for seq in range(1, 30)]
     assert simulate(crowd, IN_FORCE).forgotten > 0
-
-
-def test_decisions_are_put_in_order_and_count_once() -> None:
-    order = Order()
-    times = [(1, 0), (3, 40), (2, 20), (3, 40), (4, SLACK_MS + 30)]
-    for seq, at_ms in times:
-        order.add(record(seq, START_MS + at_ms))
-    assert [each.seq for each in order.take()] == [1, 2]
-    assert [each.seq for each in order.take(is_last=True)] == [3, 4]
-    assert order.doubled == 1
-
-
-def test_what_waits_for_its_turn_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulation, "MOST_WAITING", 2)
-    order = Order()
-    for seq in range(1, 6):
-        order.add(record(seq))
-    assert [each.seq for each in order.take()] == [1, 2, 3]
-
-
-def test_events_are_read_from_the_topic_as_they_are_written() -> None:
-    written = DecisionEvent("a/0/1", 7, START_MS, "alice", "login", "login", "v", "deny", "limit", cost=2, reported=True)
-    read = decode_record(msgspec.json.encode(written))
-    assert isinstance(read, Recorded)
-    for name in read.__struct_fields__:
-        assert getattr(read, name) == getattr(written, name)
-    gap = decode_record(msgspec.json.encode(GapEvent("a/0/1", ((1, 2),), START_MS, "buffer_full")))
-    assert isinstance(gap, Gap)
-    assert gap.ranges == [(1, 2)]
-    for mark in (HeartbeatEvent("a/0/1", 1, START_MS), ClosedEvent("a/0/1", 1, START_MS)):
-        assert not isinstance(decode_record(msgspec.json.encode(mark)), Recorded | Gap)
 
 
 def test_a_plain_decision_has_no_cause_besides_the_buckets() -> None:

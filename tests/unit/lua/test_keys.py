@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from lua.keys import find_slot, join_subjects, name_abuse, name_bucket, name_subject, name_verdict
+from lua.keys import canonicalize_ip, find_slot, join_subjects, name_abuse, name_bucket, name_subject, name_verdict
 
 kinds = st.sampled_from(["user", "ip", "key", "user2"])
 values = st.one_of(st.text(max_size=40), st.text("{}:=&#% a\n/", max_size=12), st.text(min_size=200, max_size=400))
@@ -107,3 +107,23 @@ def test_tiers_and_shadow_mode_have_buckets_of_their_own() -> None:
     ]
     assert keys[-1] == "rate_limit:{user=alice}:login:per_user:tier=gold:shadow"
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("2001:DB8:0:1:0:0:0:7", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1:ffff::1", "2001:db8:0:1::/64"),
+        ("[2001:db8::1]", "2001:db8::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("::1", "::/64"),
+        ("203.0.113.007", "203.0.113.007"),
+        ("203.0.113.7:443", "203.0.113.7:443"),
+        ("unknown", "unknown"),
+        ("", ""),
+    ],
+)
+def test_address_is_written_in_one_way(written: str, canonical: str) -> None:
+    assert canonicalize_ip(written) == canonical

@@ -17,7 +17,7 @@ from topics.events import (
     SubjectEvent,
     VerdictEvent,
 )
-from topics.filters import Filters, matches_value, parse_span_ms
+from topics.filters import Filters, matches_value, parse_moment_ms, parse_span_ms
 
 DECISION = DecisionEvent(
     source="a",
@@ -149,3 +149,9 @@ def test_spans_of_time_are_read(text: str, span_ms: int) -> None:
 def test_other_spans_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a span of time"):
         parse_span_ms(text)
+
+
+def test_moments_are_spans_before_now_or_times() -> None:
+    assert parse_moment_ms("90m", 1_800_000_000_000) == 1_800_000_000_000 - 5_400_000
+    assert parse_moment_ms("2027-01-15T08:00:00Z", 0) == parse_moment_ms("2027-01-15T08:00", 0) == 1_800_000_000_000
+    assert parse_moment_ms("2027-01-15T09:00:00+01:00", 0) == 1_800_000_000_000
