@@ -82,6 +82,8 @@ class Stream:
     outbox: dict[BucketId, Told | None] = field(default_factory=dict)
     is_ready: asyncio.Event = field(default_factory=asyncio.Event)
     buckets: dict[BucketId, Bucket] = field(default_factory=dict)
+    call: asyncio.Task[None] | None = None
+    """What serves it."""
     is_ended: bool = False
     """Nothing is reported any more."""
 
@@ -162,13 +164,20 @@ class QuotaKeeper:
     def __len__(self) -> int:
         return len(self._buckets)
 
+    def end_streams(self) -> None:
+        """End all streams: data planes open one again at their next report, where somebody takes it."""
+        for stream in self.streams:
+            stream.end()
+            if stream.call is not None:
+                stream.call.cancel()
+
     def open(self, domain: str) -> Stream | None:
-        """Begin a stream; None: there are too many."""
+        """Begin a stream; None: there are too many. The task that calls this is what serves it."""
         if len(self.streams) >= MOST_STREAMS:
             self.stats.refused_streams += 1
             return None
         self.store.listen(self._note_change)
-        stream = Stream(domain)
+        stream = Stream(domain, call=asyncio.current_task())
         self.streams.add(stream)
         return stream
 

@@ -29,6 +29,7 @@ MOST_ACTIONS = 1000
 _Reports = raw_pb2.RawUsageReports
 _Response = raw_pb2.RawQuotaResponse
 _Action = raw_pb2.RawBucketAction
+Context = grpc.aio.ServicerContext[_Reports, _Response]
 _Strategy = strategy_pb2.RateLimitStrategy
 
 
@@ -39,7 +40,7 @@ class RateLimitQuotaService:
         self._keeper = keeper
 
     async def StreamRateLimitQuotas(  # noqa: N802 Envoy's name
-        self, request_iterator: AsyncIterator[_Reports], context: grpc.aio.ServicerContext[_Reports, _Response]
+        self, request_iterator: AsyncIterator[_Reports], context: Context
     ) -> None:
         """Take reports and write assignments, until the data plane ends the stream.
 
@@ -52,19 +53,15 @@ class RateLimitQuotaService:
         stream: Stream | None = None
         writer: asyncio.Task[None] | None = None
         try:
-            async for reports in request_iterator:
-                if stream is None:
-                    if not reports.domain:
-                        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "domain is empty in the first message")
-                    domain = reports.domain.decode(errors="backslashreplace")
-                    current_caller().permit(plan_bucket(self._keeper.decider.planner, domain, ()))
-                    stream = self._keeper.open(domain)
+            try:
+                async for reports in request_iterator:
                     if stream is None:
-                        most = f"{MOST_STREAMS} streams are open; no more are allowed"
-                        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, most)
-                        return
-                    writer = asyncio.get_running_loop().create_task(_write(stream, context))
-                await self._keeper.report(stream, self._read(reports))
+                        stream = await self._open(reports, context)
+                        writer = asyncio.get_running_loop().create_task(_write(stream, context))
+                    await self._keeper.report(stream, self._read(reports))
+            except asyncio.CancelledError:
+                if stream is None or not stream.is_ended:
+                    raise
             if stream is not None and writer is not None:
                 stream.end()
                 await writer  # not cancelled: a write that is under way must end before the call does
@@ -73,6 +70,17 @@ class RateLimitQuotaService:
                 writer.cancel()
             if stream is not None:
                 self._keeper.close(stream)
+
+    async def _open(self, reports: _Reports, context: Context) -> Stream:
+        if not reports.domain:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "domain is empty in the first message")
+        domain = reports.domain.decode(errors="backslashreplace")
+        current_caller().permit(plan_bucket(self._keeper.decider.planner, domain, ()))
+        stream = self._keeper.open(domain)
+        if stream is None:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MOST_STREAMS} streams are open; no more are allowed")
+            raise AssertionError  # the abort raised
+        return stream
 
     def _read(self, reports: _Reports) -> list[Usage]:
         usages = [read_usage(usage) for usage in reports.bucket_quota_usages]
@@ -90,7 +98,7 @@ def add_rate_limit_quota_service(service: RateLimitQuotaService, server: grpc.ai
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"StreamRateLimitQuotas": handler}),))
 
 
-async def _write(stream: Stream, context: grpc.aio.ServicerContext[_Reports, _Response]) -> None:
+async def _write(stream: Stream, context: Context) -> None:
     while not stream.is_ended or stream.outbox:
         await stream.is_ready.wait()
         stream.is_ready.clear()

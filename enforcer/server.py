@@ -99,6 +99,7 @@ class Server:
         self._server = grpc.aio.server(options=options, interceptors=[Guard(access)] if access.callers is not None else [])
         self._services: tuple[str, ...] = _SERVICES
         self._health = health.aio.HealthServicer()
+        self._quotas = quotas
         enforcer_pb2_grpc.add_EnforcerServicer_to_server(EnforcerService(decider), self._server)
         add_rate_limit_service(RateLimitService(decider), self._server)
         add_rate_limit_quota_service(RateLimitQuotaService(quotas), self._server)
@@ -139,6 +140,7 @@ class Server:
         """Tell balancers, keep answering for ``notice_s`` so that they notice, then finish what is under way."""
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(notice_s)
+        self._quotas.end_streams()
         await self._server.stop(_GRACE_S)
         if self._front is not None:
             await self._front.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -162,6 +163,20 @@ def test_streams_are_answered_on_either_transport_whatever_they_hold(alone: Enfo
         list(open_stream(alone.channel, [report("")]))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert refused.value.details() == "domain is empty in the first message"
+
+
+def test_an_enforcer_that_drains_ends_its_streams(alone: EnforcerProcess) -> None:
+    ended = threading.Event()
+
+    def send() -> Iterator[_Reports]:
+        yield report("api", user=alone.source)
+        ended.wait()
+
+    answers = rlqs_pb2_grpc.RateLimitQuotaServiceStub(alone.channel).StreamRateLimitQuotas(send(), timeout=60)
+    assert next(answers).bucket_action
+    assert alone.stop() == 0
+    assert list(answers) == [], "in order, not broken off: the data plane opens another"
+    ended.set()
 
 
 @pytest.mark.parametrize("transport", ["native", "grpcio"])
