@@ -96,7 +96,7 @@ class QuotaCollector(Collector):
         yield requests
         for name, text, value in (
             ("ratchet_quota_reports", "Reports of a bucket's use.", stats.reports),
-            ("ratchet_quota_unreadable_reports", "Reports of a bucket without an id, left out.", stats.unreadable),
+            ("ratchet_quota_unreadable_reports", "Reports of a bucket without an id that is text, left out.", stats.unreadable),
             ("ratchet_quota_assignments", "Assignments told to data planes.", stats.assignments),
             ("ratchet_quota_abandoned", "Buckets that data planes were told to forget.", stats.abandoned),
             ("ratchet_quota_refused_streams", "Streams refused because too many were open.", stats.refused_streams),

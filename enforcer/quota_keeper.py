@@ -55,8 +55,8 @@ _STRIDE = 256
 _SHARES_KEPT_MS = (LEAST_LIFETIME_S + 1) * 1000
 _LONGEST_INTERVAL_S = 60.0
 
-BucketId = tuple[tuple[bytes, bytes], ...]
-"""Keys and values, ordered by key; any bytes."""
+BucketId = tuple[tuple[str, str], ...]
+"""Keys and values, ordered by key."""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -136,7 +136,7 @@ class QuotaStats:
     assignments: int = 0
     abandoned: int = 0
     unreadable: int = 0
-    """Reports of a bucket without an id."""
+    """Reports of a bucket without an id that is text."""
     refused_streams: int = 0
 
 
@@ -433,12 +433,7 @@ class QuotaKeeper:
 
 def plan_bucket(planner: Planner, domain: str, bucket_id: BucketId) -> Plan:
     """Plan one bucket as the rate limit service plans a request with one descriptor of the same keys and values."""
-    entries = [
-        descriptor_pb2.RateLimitDescriptor.Entry(
-            key=key.decode(errors="backslashreplace"), value=value.decode(errors="backslashreplace")
-        )
-        for key, value in bucket_id
-    ]
+    entries = [descriptor_pb2.RateLimitDescriptor.Entry(key=key, value=value) for key, value in bucket_id]
     descriptor = descriptor_pb2.RateLimitDescriptor(entries=entries)
     return plan_request(rls_pb2.RateLimitRequest(domain=domain, descriptors=[descriptor]), planner)
 

@@ -1,8 +1,8 @@
 """Envoy's rate limit quota service, version 3: data planes count for themselves, and report what they used.
 
 A domain and a bucket id are limited exactly as a request of the rate limit service with one descriptor of the same keys and
-values. Never an error on content: a bucket without an id is left out, everything else is answered. Its texts may be any bytes,
-and come back as they were: one odd header must not end the stream that serves everybody behind an Envoy.
+values. Never an error on content: a bucket without an id is left out, and so is one whose id is no text, for Envoy could not read
+an answer about it and would end the stream that serves everybody behind it.
 
 Source: https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/rate_limit_quota/v3/rlqs.proto
 """
@@ -27,8 +27,8 @@ MOST_ACTIONS = 1000
 """Buckets of one response."""
 
 _Reports = raw_pb2.RawUsageReports
-_Response = raw_pb2.RawQuotaResponse
-_Action = raw_pb2.RawBucketAction
+_Response = rlqs_pb2.RateLimitQuotaResponse
+_Action = _Response.BucketAction
 Context = grpc.aio.ServicerContext[_Reports, _Response]
 _Strategy = strategy_pb2.RateLimitStrategy
 
@@ -109,15 +109,17 @@ async def _write(stream: Stream, context: Context) -> None:
 
 
 def read_usage(usage: raw_pb2.RawUsage) -> Usage | None:
-    """Read what is reported about one bucket; None: it has no id."""
-    bucket_id = tuple(sorted({entry.key: entry.value for entry in usage.bucket_id.bucket}.items()))
-    return Usage(bucket_id, usage.num_requests_allowed, usage.num_requests_denied) if bucket_id else None
+    """Read what is reported about one bucket; None: it has no id, or one that is no UTF-8."""
+    try:
+        entries = {entry.key.decode(): entry.value.decode() for entry in usage.bucket_id.bucket}
+    except UnicodeDecodeError:
+        return None
+    return Usage(tuple(sorted(entries.items())), usage.num_requests_allowed, usage.num_requests_denied) if entries else None
 
 
 def write_action(bucket_id: BucketId, told: Told | None) -> _Action:
     """Write what a data plane is told about one bucket; None: to abandon it."""
-    entries = [raw_pb2.RawEntry(key=key, value=value) for key, value in bucket_id]
-    action = _Action(bucket_id=raw_pb2.RawBucketId(bucket=entries))
+    action = _Action(bucket_id=rlqs_pb2.BucketId(bucket=dict(bucket_id)))
     if told is None:
         action.abandon_action.SetInParent()
     else:

@@ -25,34 +25,25 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 from ratchet.envoy import descriptor_pb2 as ratchet_dot_envoy_dot_descriptor__pb2
-from ratchet.envoy import strategy_pb2 as ratchet_dot_envoy_dot_strategy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ratchet/envoy/raw.proto\x12\rratchet.envoy\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a\x1eratchet/envoy/descriptor.proto\x1a\x1cratchet/envoy/strategy.proto\"m\n\x13RawRateLimitRequest\x12\x0e\n\x06\x64omain\x18\x01 \x01(\x0c\x12\x31\n\x0b\x64\x65scriptors\x18\x02 \x03(\x0b\x32\x1c.ratchet.envoy.RawDescriptor\x12\x13\n\x0bhits_addend\x18\x03 \x01(\r\"\xe2\x01\n\rRawDescriptor\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.ratchet.envoy.RawEntry\x12Z\n\x05limit\x18\x02 \x01(\x0b\x32K.envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.RateLimitOverride\x12\x31\n\x0bhits_addend\x18\x03 \x01(\x0b\x32\x1c.google.protobuf.UInt64Value\x12\x18\n\x10is_negative_hits\x18\x04 \x01(\x08\"&\n\x08RawEntry\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"W\n\x0fRawUsageReports\x12\x0e\n\x06\x64omain\x18\x01 \x01(\x0c\x12\x34\n\x13\x62ucket_quota_usages\x18\x02 \x03(\x0b\x32\x17.ratchet.envoy.RawUsage\"\xa5\x01\n\x08RawUsage\x12-\n\tbucket_id\x18\x01 \x01(\x0b\x32\x1a.ratchet.envoy.RawBucketId\x12/\n\x0ctime_elapsed\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14num_requests_allowed\x18\x03 \x01(\x04\x12\x1b\n\x13num_requests_denied\x18\x04 \x01(\x04\"6\n\x0bRawBucketId\x12\'\n\x06\x62ucket\x18\x01 \x03(\x0b\x32\x17.ratchet.envoy.RawEntry\"I\n\x10RawQuotaResponse\x12\x35\n\rbucket_action\x18\x01 \x03(\x0b\x32\x1e.ratchet.envoy.RawBucketAction\"\xb2\x01\n\x0fRawBucketAction\x12-\n\tbucket_id\x18\x01 \x01(\x0b\x32\x1a.ratchet.envoy.RawBucketId\x12=\n\x17quota_assignment_action\x18\x02 \x01(\x0b\x32\x1c.ratchet.envoy.RawAssignment\x12\x31\n\x0e\x61\x62\x61ndon_action\x18\x03 \x01(\x0b\x32\x19.ratchet.envoy.RawAbandon\"\x8a\x01\n\rRawAssignment\x12:\n\x17\x61ssignment_time_to_live\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12=\n\x13rate_limit_strategy\x18\x03 \x01(\x0b\x32 .envoy.type.v3.RateLimitStrategy\"\x0c\n\nRawAbandonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17ratchet/envoy/raw.proto\x12\rratchet.envoy\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a\x1eratchet/envoy/descriptor.proto\"m\n\x13RawRateLimitRequest\x12\x0e\n\x06\x64omain\x18\x01 \x01(\x0c\x12\x31\n\x0b\x64\x65scriptors\x18\x02 \x03(\x0b\x32\x1c.ratchet.envoy.RawDescriptor\x12\x13\n\x0bhits_addend\x18\x03 \x01(\r\"\xe2\x01\n\rRawDescriptor\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.ratchet.envoy.RawEntry\x12Z\n\x05limit\x18\x02 \x01(\x0b\x32K.envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.RateLimitOverride\x12\x31\n\x0bhits_addend\x18\x03 \x01(\x0b\x32\x1c.google.protobuf.UInt64Value\x12\x18\n\x10is_negative_hits\x18\x04 \x01(\x08\"&\n\x08RawEntry\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"W\n\x0fRawUsageReports\x12\x0e\n\x06\x64omain\x18\x01 \x01(\x0c\x12\x34\n\x13\x62ucket_quota_usages\x18\x02 \x03(\x0b\x32\x17.ratchet.envoy.RawUsage\"\xa5\x01\n\x08RawUsage\x12-\n\tbucket_id\x18\x01 \x01(\x0b\x32\x1a.ratchet.envoy.RawBucketId\x12/\n\x0ctime_elapsed\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x14num_requests_allowed\x18\x03 \x01(\x04\x12\x1b\n\x13num_requests_denied\x18\x04 \x01(\x04\"6\n\x0bRawBucketId\x12\'\n\x06\x62ucket\x18\x01 \x03(\x0b\x32\x17.ratchet.envoy.RawEntryb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'ratchet.envoy.raw_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RAWRATELIMITREQUEST']._serialized_start=168
-  _globals['_RAWRATELIMITREQUEST']._serialized_end=277
-  _globals['_RAWDESCRIPTOR']._serialized_start=280
-  _globals['_RAWDESCRIPTOR']._serialized_end=506
-  _globals['_RAWENTRY']._serialized_start=508
-  _globals['_RAWENTRY']._serialized_end=546
-  _globals['_RAWUSAGEREPORTS']._serialized_start=548
-  _globals['_RAWUSAGEREPORTS']._serialized_end=635
-  _globals['_RAWUSAGE']._serialized_start=638
-  _globals['_RAWUSAGE']._serialized_end=803
-  _globals['_RAWBUCKETID']._serialized_start=805
-  _globals['_RAWBUCKETID']._serialized_end=859
-  _globals['_RAWQUOTARESPONSE']._serialized_start=861
-  _globals['_RAWQUOTARESPONSE']._serialized_end=934
-  _globals['_RAWBUCKETACTION']._serialized_start=937
-  _globals['_RAWBUCKETACTION']._serialized_end=1115
-  _globals['_RAWASSIGNMENT']._serialized_start=1118
-  _globals['_RAWASSIGNMENT']._serialized_end=1256
-  _globals['_RAWABANDON']._serialized_start=1258
-  _globals['_RAWABANDON']._serialized_end=1270
+  _globals['_RAWRATELIMITREQUEST']._serialized_start=138
+  _globals['_RAWRATELIMITREQUEST']._serialized_end=247
+  _globals['_RAWDESCRIPTOR']._serialized_start=250
+  _globals['_RAWDESCRIPTOR']._serialized_end=476
+  _globals['_RAWENTRY']._serialized_start=478
+  _globals['_RAWENTRY']._serialized_end=516
+  _globals['_RAWUSAGEREPORTS']._serialized_start=518
+  _globals['_RAWUSAGEREPORTS']._serialized_end=605
+  _globals['_RAWUSAGE']._serialized_start=608
+  _globals['_RAWUSAGE']._serialized_end=773
+  _globals['_RAWBUCKETID']._serialized_start=775
+  _globals['_RAWBUCKETID']._serialized_end=829
 # @@protoc_insertion_point(module_scope)

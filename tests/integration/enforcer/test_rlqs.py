@@ -129,6 +129,16 @@ def test_check_and_quota_spend_from_one_bucket(system: System) -> None:
     assert answer.limits[0].refused, "the bucket has paid for what Envoy let pass"
 
 
+def test_a_header_that_is_no_text_gets_no_quota_and_harms_nobody_else(system: System) -> None:
+    envoy = system.envoys[0]
+    envoy.wait_for("beside", 200)
+    unreadable = system.enforcer.read_metric("ratchet_quota_unreadable_reports_total")
+    assert envoy.send("odd \xff\xfe", 20, USUAL_INTERVAL_S + 1) == Counter({429: 20 * (int(USUAL_INTERVAL_S) + 1)})
+    assert system.enforcer.read_metric("ratchet_quota_unreadable_reports_total") >= unreadable + 2
+    assert system.enforcer.read_metric("ratchet_quota_streams") == 2, "the stream that serves the others goes on"
+    envoy.wait_for("after", 200)
+
+
 def open_stream(
     channel: grpc.Channel, reports: list[_Reports], metadata: tuple[tuple[str, str], ...] = ()
 ) -> Iterator[rlqs_pb2.RateLimitQuotaResponse]:

@@ -43,8 +43,8 @@ policies:
     limits: [{ name: per_user, per: [user], capacity: 100, refill: 100/1s }]
     without_redis: allow
 """
-ALICE: BucketId = ((b"user", b"alice"),)
-BOB: BucketId = ((b"user", b"bob"),)
+ALICE: BucketId = (("user", "alice"),)
+BOB: BucketId = (("user", "bob"),)
 REPORT_S = 5.0
 
 
@@ -319,7 +319,7 @@ async def test_a_changed_factor_is_told_at_once() -> None:
 async def test_without_a_limit_all_pass() -> None:
     kept = Kept()
     assert await kept.report(kept.open("free"), 1) == ALLOW_ALL
-    assert await kept.report(kept.open(), 1, bucket=((b"colour", b"red"),)) == Assignment("bucket", 100_000, 100_000, 1)
+    assert await kept.report(kept.open(), 1, bucket=(("colour", "red"),)) == Assignment("bucket", 100_000, 100_000, 1)
 
 
 @pytest.mark.parametrize(("domain", "kind"), [("api", "bucket"), ("login", "deny"), ("other", "allow"), ("free", "allow")])
@@ -373,7 +373,7 @@ async def test_the_least_used_bucket_makes_room(monkeypatch: pytest.MonkeyPatch)
     await kept.report(stream, 1)
     await kept.report(stream, 1, bucket=BOB)
     await kept.report(stream, 1)
-    await kept.report(stream, 1, bucket=((b"user", b"carol"),))
+    await kept.report(stream, 1, bucket=(("user", "carol"),))
     assert stream.outbox[BOB] is None
     assert len(kept.keeper) == 2
 
