@@ -1,8 +1,8 @@
 """Envoy's rate limit quota service, version 3: data planes count for themselves, and report what they used.
 
 A domain and a bucket id are limited exactly as a request of the rate limit service with one descriptor of the same keys and
-values. Never an error on content: a bucket without an id is left out, and so is one whose id is no text, for Envoy could not read
-an answer about it and would end the stream that serves everybody behind it.
+values. Never an error on content: a bucket without an id is left out, and so is one whose id is no text, for Envoy could not
+read an answer about it and would end the stream that serves everybody behind it.
 
 Source: https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/rate_limit_quota/v3/rlqs.proto
 """

@@ -90,7 +90,7 @@ class Replay:
         if record.cost > asked.smallest_capacity:
             self._asked = None
             return Status.FAILED
-        self._now_us = now_us = record.decided_at_ms * 1000
+        self._now_us = now_us = max(self._now_us, record.decided_at_ms * 1000)  # a late one counts as now
         cost, states = record.cost, self._states
         if record.factor != UNLOWERED or cost < 0:
             return self._ask_specification(record)
@@ -190,9 +190,11 @@ class Replay:
 
     def _rebuild(self, place: _Place) -> Bucket | None:
         state = self._states.get(place.key)
-        if type(state) is not tuple:
-            return state  # type: ignore[return-value] # a bucket, or none
-        return Bucket(state[0], state[1], place.terms.tag, expires_us=2**62)
+        if state is None or isinstance(state, Bucket):
+            return state
+        level, time_ticks, terms = state
+        to_full_ms = max(1, -(-(-(-(terms.capacity_units - level) // terms.refill) * terms.tick_us) // 1000))
+        return Bucket(level, time_ticks, terms.tag, expires_us=time_ticks * terms.tick_us + to_full_ms * 1000)
 
     def _forget(self) -> None:
         """Forget what is full, and, if that is too little, what was begun first."""
