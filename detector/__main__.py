@@ -1,4 +1,4 @@
-"""Command line: ``python -m detector run`` and ``python -m detector check-rules``."""
+"""Command line: ``python -m detector run | rebuild | check-rules``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from redis.exceptions import RedisError
 
 from config.document import DocumentError, read_document
 from detector.logs import configure_logs
 from detector.rules import Rules, find_risks
 from lua.address import parse_address
+from topics.errors import HistoryLost, KafkaUnavailable, TopicMissing
+from topics.specs import DENIALS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Turns denials into bans.")
 
@@ -67,6 +70,36 @@ def run(
     sys.stdout.flush()
     # Faust's consumer thread may hang in a dead connection; everything that matters is written by now.
     os._exit(code)
+
+
+@app.command()
+def rebuild(
+    rules: Annotated[Path, typer.Option(help="Rules document.", envvar="RATCHET_RULES")] = Path("config/rules.yaml"),
+    kafka: Annotated[str, typer.Option(help="Kafka bootstrap servers.", envvar="KAFKA_BOOTSTRAP")] = "127.0.0.1:9092",
+    redis: Annotated[
+        str, typer.Option(help="Redis URL, as of run.", envvar="REDIS_URL", callback=_check_redis)
+    ] = "redis://127.0.0.1:6379/0",
+    verify: Annotated[bool, typer.Option("--verify", help="Change nothing: exit 1 with a line for each difference.")] = False,
+) -> None:
+    """Put back what is held against subjects, from topic subjects. Safe at any time; a running detector does so by itself."""
+    from detector.rebuild import run_once
+
+    configure_logs()
+    document = _read(rules, EXIT_BAD_CONFIG)
+    keep_ms = DENIALS.retention_ms + document.longest_penalty_ms
+    try:
+        told, restored, differences = asyncio.run(run_once(redis, kafka, keep_ms=keep_ms, is_verify=verify))
+    except (KafkaUnavailable, TopicMissing, HistoryLost, RedisError, OSError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        raise typer.Exit(1) from error
+    for difference in differences:
+        typer.echo(difference)
+    if verify:
+        typer.echo(f"{told} subjects compared: {len(differences) or 'no'} differences")
+    else:
+        typer.echo(f"{told} subjects known: {restored} put back")
+    if differences:
+        raise typer.Exit(1)
 
 
 @app.command("check-rules")

@@ -19,8 +19,9 @@ from redis.exceptions import (
 )
 
 from detector.ladder import Finding, Offence
+from detector.rebuild import IS_INTACT
 from detector.rules import Ladder
-from lua.keys import CHANGES_CHANNEL, name_abuse, name_verdict
+from lua.keys import CHANGES_CHANNEL, INTACT, name_abuse, name_verdict
 from lua.scripts import APPLY_VERDICT
 
 _PASSING = (BusyLoadingError, ClusterDownError, MasterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
@@ -85,6 +86,19 @@ class AbuseStore:
     def __init__(self, client: Redis, *, keep_ms: int) -> None:
         self._client = client
         self._keep_ms = keep_ms
+
+    async def require_intact(self) -> None:
+        """See that Redis holds what it held before.
+
+        Raises:
+            RedisAway: It was emptied and is not rebuilt yet, or does not answer. Apply nothing, and call again.
+        """
+        try:
+            mark = await self._client.get(INTACT)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise RedisAway(f"{type(error).__name__}: {error}") from error
+        if mark != IS_INTACT:
+            raise RedisAway("Redis was emptied and is being rebuilt")
 
     async def apply(self, offence: Offence, ladder: Ladder) -> Applied:
         """Apply one offence, atomically and once: a repeat is answered with what came of it the first time.

@@ -308,7 +308,11 @@ class Detector:
         await self._retry(message.partition, lambda: self._publisher.tell(notices))
 
     async def _apply(self, partition: int, offence: Offence, ladder: Ladder) -> Applied:
-        return await self._retry(partition, lambda: self._store.apply(offence, ladder))
+        async def apply() -> Applied:
+            await self._store.require_intact()
+            return await self._store.apply(offence, ladder)
+
+        return await self._retry(partition, apply)
 
     async def _set_aside(self, message: faust.types.Message, error: Exception, kind: str) -> None:
         self._metrics.records.labels(kind).inc()

@@ -181,11 +181,11 @@ def judge(state: AbuseState | None, offence: Offence, ladder: Ladder, *, now_ms:
         rev=new.rev,
         applied_at_ms=now_ms,
     )
-    return Judgement(finding, new, _find_expiry_ms(new, ladder) + keep_ms)
+    return Judgement(finding, new, find_expiry_ms(new) + keep_ms)
 
 
-def _find_expiry_ms(state: AbuseState, ladder: Ladder) -> int:
+def find_expiry_ms(state: AbuseState) -> int:
     """From when nothing is held against the subject. Replays come up to ``keep_ms`` later and must still find the state."""
-    forgotten_ms = state.score_at_ms + state.score.bit_length() * ladder.half_life_ms
+    forgotten_ms = state.score_at_ms + state.score.bit_length() * state.half_life_ms
     ends = [ban.until_ms for ban in state.bans]
     return max(forgotten_ms, state.human_at_ms, state.factor_until_ms, state.warn_until_ms, *ends)

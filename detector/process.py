@@ -21,6 +21,7 @@ from detector.app import FLUSH_EVERY_S, Detector, spec_changelog
 from detector.listener import serve
 from detector.metrics import Metrics
 from detector.publisher import Publisher
+from detector.rebuild import keep_intact
 from detector.rules import Rules
 from lua.address import open_client
 from topics.ensure import ensure
@@ -78,16 +79,22 @@ async def run(settings: Settings, rules: Rules) -> int:
         publisher = Publisher(settings.kafka)
         try:
             await publisher.start()
+            keep_ms = DENIALS.retention_ms + rules.longest_penalty_ms
             detector = Detector(
                 bootstrap=settings.kafka,
                 partitions=partitions,
                 instance=settings.instance,
                 rules=rules,
-                store=AbuseStore(client, keep_ms=DENIALS.retention_ms + rules.longest_penalty_ms),
+                store=AbuseStore(client, keep_ms=keep_ms),
                 publisher=publisher,
                 metrics=metrics,
             )
-            return await _turn(detector, metrics, stop, troubles)
+            keeper = asyncio.create_task(keep_intact(client, settings.kafka, keep_ms=keep_ms))
+            try:
+                return await _turn(detector, metrics, stop, troubles, keeper)
+            finally:
+                keeper.cancel()
+                await asyncio.wait({keeper})
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(STOP_WITHIN_S):
@@ -172,8 +179,10 @@ class _Watch:
         return ""
 
 
-async def _turn(detector: Detector, metrics: Metrics, stop: asyncio.Event, troubles: list[str]) -> int:
-    """Flush on time, until a signal or a failure."""
+async def _turn(
+    detector: Detector, metrics: Metrics, stop: asyncio.Event, troubles: list[str], keeper: asyncio.Task[None]
+) -> int:
+    """Flush on time, until a signal or a failure, also of the task that keeps Redis intact."""
     await detector.start()
     watch = _Watch(detector, metrics)
     is_ready = False
@@ -188,6 +197,8 @@ async def _turn(detector: Detector, metrics: Metrics, stop: asyncio.Event, troub
             is_ready = True
             log.info("detector_ready", partitions=sorted(detector.partitions))
         failure = failure or watch.look()
+        if keeper.done():
+            failure = f"Redis is not seen to any more: {keeper.exception()!r}"
         if failure:
             log.error("detector_failed", reason=failure)
             break

@@ -44,6 +44,9 @@ FACTORS = "{ratchet}:factors"
 ENFORCERS = "{ratchet}:enforcers"
 """Sorted set: enforcer processes by the time when they were last seen alive, in milliseconds."""
 
+INTACT = "{ratchet}:intact"
+"""String: 1 when Redis holds what topic ``subjects`` tells. Missing, Redis was emptied; anything else, it is being rebuilt."""
+
 SLOTS = 16384
 """Of a Redis Cluster; its specification fixes the number."""
 

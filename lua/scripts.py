@@ -61,6 +61,9 @@ APPLY_RULING = _load(
 )
 """Bans, lifts or forgives, as a person decided."""
 
+RESTORE_STATE = _load("restore_state", keys=("abuse",), argv=("subject", "state", "rev", "expires_at_ms", "channel"))
+"""Puts back one subject's state after Redis was emptied."""
+
 RESET_BUCKETS = _load("reset_buckets", keys=("verdict", "..."), argv=("subject", "digest", "keep_ms", "channel"))
 """Fills buckets."""
 

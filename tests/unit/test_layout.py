@@ -13,6 +13,7 @@ ELSEWHERE = {
     "detector/listener.py": "tests/integration/detector/test_detector.py",
     "detector/publisher.py": "tests/integration/detector/test_detector.py",
     "detector/process.py": "tests/integration/detector/test_detector.py",
+    "detector/rebuild.py": "tests/integration/detector/test_rebuild.py",
     "devstack/daemon.py": "tests/integration/devstack/test_cli.py",
     "devstack/guardian.py": "tests/integration/devstack/test_process.py",
     "devstack/stack.py": "tests/integration/devstack/test_stack.py",
