@@ -1,4 +1,4 @@
-"""Command line: ``python -m detector run | rebuild | check-rules``."""
+"""Command line: ``python -m detector run | rebuild | check-rules | test-rules | schema``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Annotated
 import typer
 from redis.exceptions import RedisError
 
-from config.document import DocumentError, read_document
+from config.document import DocumentError, Model, read_document
+from detector.fixtures import Fixtures
 from detector.logs import configure_logs
 from detector.rules import Rules, find_risks
+from detector.trials import try_rules
 from lua.address import parse_address
 from topics.errors import HistoryLost, KafkaUnavailable, TopicMissing
 from topics.specs import DENIALS
@@ -24,9 +26,9 @@ EXIT_BAD_CONFIG = 2
 EXIT_PORT_TAKEN = 3
 
 
-def _read(path: Path, exit_code: int) -> Rules:
+def _read(path: Path, model: type[Model], exit_code: int) -> Model:
     try:
-        return read_document(path, Rules).model
+        return read_document(path, model).model
     except DocumentError as error:
         sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
         raise typer.Exit(exit_code) from error
@@ -60,7 +62,7 @@ def run(
     from detector.process import Settings, run
 
     configure_logs()
-    document = _read(rules, EXIT_BAD_CONFIG)
+    document = _read(rules, Rules, EXIT_BAD_CONFIG)
     settings = Settings(kafka=kafka, redis=redis, host=host, metrics_port=metrics_port, instance=instance)
     try:
         code = asyncio.run(run(settings, document))
@@ -105,10 +107,33 @@ def rebuild(
 @app.command("check-rules")
 def check_rules(file: Annotated[Path, typer.Argument(help="Rules document.")]) -> None:
     """Validate a rules document: exit 0, or 1 with a line for each problem. Risks are told, and are no problem."""
-    rules = _read(file, 1)
+    rules = _read(file, Rules, 1)
     for risk in find_risks(rules):
         typer.echo(f"{file}: warning: {risk}", err=True)
     typer.echo(f"{file}: version {rules.digest}: {len(rules.rules)} rules, {len(rules.ladder.rungs)} rungs")
+
+
+@app.command("test-rules")
+def try_on_fixtures(
+    fixtures: Annotated[
+        list[Path] | None, typer.Argument(help="Files of fixtures, or folders of them; without any, RULES-fixtures beside it.")
+    ] = None,
+    rules: Annotated[Path, typer.Option(help="Rules document.", envvar="RATCHET_RULES")] = Path("config/rules.yaml"),
+) -> None:
+    """Try rules on their fixtures: exit 0, 1 if a verdict or a threshold is not as they say, or 2 for a bad document."""
+    document = _read(rules, Rules, EXIT_BAD_CONFIG)
+    places = fixtures or [rules.with_name(f"{rules.stem}-fixtures")]
+    paths = [path for place in places for path in (sorted(place.glob("*.yaml")) if place.is_dir() else [place])]
+    trials, problems = try_rules(document, [(str(path), _read(path, Fixtures, EXIT_BAD_CONFIG)) for path in paths])
+    for trial in trials:
+        typer.echo(f"{trial.name}: {trial.fixtures} fixtures, {len(trial.problems) or 'no'} problems")
+        for problem in trial.problems:
+            typer.echo(f"{trial.name}: {problem}", err=True)
+    for problem in problems:
+        typer.echo(f"{rules}: {problem}", err=True)
+    if problems or any(trial.problems for trial in trials):
+        raise typer.Exit(1)
+    typer.echo(f"{rules}: version {document.digest}: {len(document.rules)} rules, every threshold pinned")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ BURST_EVERY_S = 10.0
 BURST = 40
 """Within the 50 searches that a user has at once."""
 BIG_BURST = 120
-"""Beyond them; every third burst. Its refusals lead to no ban: `search` has no rule."""
+"""Beyond them; every third burst. Its refusals lead to no ban: they are far below what rule `scraping` counts."""
 
 _WORDS = ("shoes", "red shoes", "tea", "teapot", "rain coat", "bicycle", "lamp", "desk", "atlas", "radio")
 _WRONG_PASSWORD_SHARE = 0.1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -12,7 +13,7 @@ RULES = Path("config/rules.yaml")
 def test_valid_rules_are_told_with_their_version_and_risks() -> None:
     result = CliRunner().invoke(app, ["check-rules", str(RULES)])
     assert result.exit_code == 0
-    assert "1 rules" in result.stdout
+    assert "6 rules" in result.stdout
     assert "warning: rule brute_force" in result.stderr
 
 
@@ -28,3 +29,26 @@ def test_detector_does_not_start_on_invalid_rules(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["run", "--rules", str(tmp_path / "missing.yaml")])
     assert result.exit_code == EXIT_BAD_CONFIG
     assert "cannot be read" in result.stderr
+
+
+def test_shipped_rules_pass_their_fixtures() -> None:
+    result = CliRunner().invoke(app, ["test-rules"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("6 rules, every threshold pinned\n")
+
+
+def test_fixtures_beside_a_user_s_own_rules_are_found_and_a_wrong_threshold_exits_with_1(tmp_path: Path) -> None:
+    shutil.copytree("config/rules-fixtures", tmp_path / "mine-fixtures")
+    rules = tmp_path / "mine.yaml"
+    rules.write_text(RULES.read_text().replace("threshold: 10\n", "threshold: 11\n"))
+    result = CliRunner().invoke(app, ["test-rules", "--rules", str(rules)])
+    assert result.exit_code == 1
+    assert "mine-fixtures/brute_force.yaml: 'the tenth refusal within a minute bans for a minute': expected" in result.stderr
+
+
+def test_bad_fixtures_exit_with_2(tmp_path: Path) -> None:
+    file = tmp_path / "it.yaml"
+    file.write_text("version: 2")
+    result = CliRunner().invoke(app, ["test-rules", str(file)])
+    assert result.exit_code == EXIT_BAD_CONFIG
+    assert "version: input should be 1" in result.stderr

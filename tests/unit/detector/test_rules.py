@@ -39,7 +39,7 @@ def make_fold(**changes: str) -> Fold:
 
 def test_shipped_rules_ban_a_brute_forcer_for_a_minute() -> None:
     rules = read_document(Path("config/rules.yaml"), Rules).model
-    [rule] = rules.rules
+    rule = rules.find("brute_force")
     assert (rule.name, rule.by, rule.match.action, rule.threshold, rule.window_ms) == (
         "brute_force",
         "user",

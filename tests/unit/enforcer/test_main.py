@@ -15,7 +15,7 @@ def test_good_policies_are_told_in_one_line() -> None:
     result = CliRunner().invoke(app, ["check-config", "config/policies.yaml"])
     assert result.exit_code == 0
     assert result.output.startswith("config/policies.yaml: version ")
-    assert result.output.endswith(": 3 policies, 4 limits in force\n")
+    assert result.output.endswith(": 3 policies, 6 limits in force\n")
 
 
 def test_bad_policies_exit_with_2_and_a_line_for_each_problem(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ def test_shipped_policies_are_valid_and_hold_the_documented_limits() -> None:
     policies = Policies.compile(read_document(SHIPPED, PoliciesDocument))
     login = policies.match("login")
     assert [(limit.name, limit.per, limit.terms) for limit in login.limits] == [
+        ("per_ip_day", ("ip",), Terms.of(5_000, 5_000, 86_400_000_000)),
         ("per_ip", ("ip",), Terms.of(30, 30, 60_000_000)),
+        ("per_user_day", ("user",), Terms.of(500, 500, 86_400_000_000)),
         ("per_user", ("user",), Terms.of(5, 5, 60_000_000)),
     ]
     assert policies.match("search").limits[0].terms == Terms.of(50, 50, 1_000_000)
