@@ -44,11 +44,12 @@ proto: setup
 	  --mypy_out=quiet:proto --mypy_grpc_out=quiet:proto $(PROTOS)
 
 proto-check: proto schemas
-	git diff --exit-code -- proto topics/schemas config/policies.schema.json
+	git diff --exit-code -- proto topics/schemas config/policies.schema.json config/rules.schema.json
 
 schemas: setup
 	$(BIN)/python -m topics schemas --out topics/schemas
 	$(BIN)/python -m enforcer schema > config/policies.schema.json
+	$(BIN)/python -m detector schema > config/rules.schema.json
 
 bench: setup
 	$(BIN)/python -m bench all

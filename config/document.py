@@ -119,6 +119,20 @@ def parse_document(
     return Loaded(parsed, hashlib.sha256(text.encode()).hexdigest()[:12], text)
 
 
+def place_problems(path: Path, problems: Iterable[str]) -> DocumentError:
+    """Make the refusal of a document for what came to light after it was read: each problem gets its line.
+
+    Args:
+        path: Of the document.
+        problems: One line each: ``rules[0].by: what is wrong, what is allowed``.
+
+    Raises:
+        DocumentError: It cannot be read any more.
+    """
+    root = yaml.compose(read_text(path), Loader=yaml.SafeLoader)
+    return DocumentError(_name_place(root, str(path), *_split_place(problem)) for problem in problems)
+
+
 def _reject_traps(text: str, name: str) -> None:
     """An alias may repeat itself without bound, and the parser's time grows with the square of the depth."""
     depth = 0

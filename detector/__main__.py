@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Annotated
 import typer
 from redis.exceptions import RedisError
 
-from config.document import DocumentError, Model, read_document
+from config.declared import DeclaredPolicies
+from config.document import DocumentError, Model, place_problems, read_document
+from detector.feeding import find_hungry, find_misfits, is_claimed
 from detector.fixtures import Fixtures
 from detector.logs import configure_logs
-from detector.rules import Rules, find_risks
+from detector.rules import Rules, find_risks, may_lock_out, write_schema
 from detector.trials import try_rules
 from lua.address import parse_address
 from topics.errors import HistoryLost, KafkaUnavailable, TopicMissing
@@ -105,10 +108,27 @@ def rebuild(
 
 
 @app.command("check-rules")
-def check_rules(file: Annotated[Path, typer.Argument(help="Rules document.")]) -> None:
+def check_rules(
+    file: Annotated[Path, typer.Argument(help="Rules document.")],
+    policies: Annotated[Path | None, typer.Option(help="Policies document: what the rules name has to be there.")] = None,
+) -> None:
     """Validate a rules document: exit 0, or 1 with a line for each problem. Risks are told, and are no problem."""
     rules = _read(file, Rules, 1)
-    for risk in find_risks(rules):
+    risks = [*find_risks(rules)]
+    claimed = [rule for rule in rules.rules if may_lock_out(rules, rule)]
+    if policies is not None:
+        declared = _read(policies, DeclaredPolicies, 1)
+        if problems := find_misfits(rules, declared):
+            placed = place_problems(file, problems)
+            sys.stderr.write(f"{placed}\n")
+            raise typer.Exit(1)
+        risks += find_hungry(rules, declared)
+        claimed = [rule for rule in claimed if is_claimed(rule, declared)]
+    risks += [
+        f"rule {rule.name}: bans users; where the user id is a mere claim of the caller, a forger could lock others out"
+        for rule in claimed
+    ]
+    for risk in risks:
         typer.echo(f"{file}: warning: {risk}", err=True)
     typer.echo(f"{file}: version {rules.digest}: {len(rules.rules)} rules, {len(rules.ladder.rungs)} rungs")
 
@@ -134,6 +154,12 @@ def try_on_fixtures(
     if problems or any(trial.problems for trial in trials):
         raise typer.Exit(1)
     typer.echo(f"{rules}: version {document.digest}: {len(document.rules)} rules, every threshold pinned")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the rules document, for editors."""
+    typer.echo(json.dumps(write_schema(), indent=2))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Annotated, Literal, Self
@@ -16,14 +17,20 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from detector.durations import format_duration, parse_duration_ms
+from topics.abuse import covers
 
-_IS_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}").fullmatch
-_IS_GLOB = re.compile(r"[A-Za-z0-9_.:/@+*-]{1,128}").fullmatch
+SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
+
+_NAME = r"[a-z][a-z0-9_]{0,63}"
+_GLOB = r"[A-Za-z0-9_.:/@+*-]{1,128}"
+_IS_NAME = re.compile(_NAME).fullmatch
+_IS_GLOB = re.compile(_GLOB).fullmatch
 
 
 MOST_DISTINCT = 40
@@ -74,13 +81,36 @@ def _bound_duration(lowest_ms: int, highest_ms: int) -> AfterValidator:
     return AfterValidator(check)
 
 
-Name = Annotated[str, AfterValidator(_check_name)]
+_GLOB_SCHEMA = {"type": "string", "pattern": f"^{_GLOB}$"}
+_GLOBS_SCHEMA = {"anyOf": [_GLOB_SCHEMA, {"type": "array", "items": _GLOB_SCHEMA, "minItems": 1, "maxItems": 32}]}
+
+Name = Annotated[str, AfterValidator(_check_name), Field(json_schema_extra={"pattern": f"^{_NAME}$"})]
 Glob = Annotated[str, AfterValidator(_check_glob)]
-Globs = Annotated[tuple[Glob, ...], BeforeValidator(_wrap), Field(min_length=1, max_length=32)]
-DurationMs = Annotated[int, BeforeValidator(parse_duration_ms), PlainSerializer(format_duration)]
-Share = Annotated[int, BeforeValidator(_parse_share), PlainSerializer(lambda share: share / 1000)]
+Globs = Annotated[
+    tuple[Glob, ...],
+    BeforeValidator(_wrap),
+    Field(min_length=1, max_length=32),
+    WithJsonSchema(_GLOBS_SCHEMA, mode="validation"),
+]
+DurationMs = Annotated[
+    int,
+    BeforeValidator(parse_duration_ms),
+    PlainSerializer(format_duration),
+    WithJsonSchema({"type": "string", "pattern": r"^\d{1,9}(ms|s|m|h|d)$"}, mode="validation"),
+]
+Share = Annotated[
+    int,
+    BeforeValidator(_parse_share),
+    PlainSerializer(lambda share: share / 1000),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1}, mode="validation"),
+]
 """Per mille."""
-FactorPerMille = Annotated[int, BeforeValidator(_parse_factor), PlainSerializer(lambda factor: factor / 1000)]
+FactorPerMille = Annotated[
+    int,
+    BeforeValidator(_parse_factor),
+    PlainSerializer(lambda factor: factor / 1000),
+    WithJsonSchema({"type": "number", "minimum": 0.001, "maximum": 0.999}, mode="validation"),
+]
 
 
 class _Document(BaseModel):
@@ -202,6 +232,8 @@ class Rule(_Document):
             raise ValueError(f"thresholds have to ascend; these are {', '.join(map(str, thresholds))}")
         if self.counts != "denials" and thresholds[-1] > MOST_DISTINCT:
             raise ValueError(f"threshold {thresholds[-1]} is too high for distinct {self.counts}; at most {MOST_DISTINCT}")
+        if self.counts == "actions" and thresholds[-1] > len(self.match.action) and "*" not in "".join(self.match.action):
+            raise ValueError(f"threshold {thresholds[-1]} is never reached: match names {len(self.match.action)} actions")
         if self.counts == "users" and self.by == "user":
             raise ValueError("counts: users is for other kinds than user: a user is one")
         return self
@@ -273,6 +305,10 @@ class Rules(_Document):
         """Number of a rung of the rule's ladder, from 1."""
         return 1 + [rung.name for rung in self.find_ladder(rule).rungs].index(start)
 
+    def find_rung(self, rule: Rule, name: str) -> Rung:
+        """Give a rung of the rule's ladder; there has to be one of that name."""
+        return self.find_ladder(rule).rungs[self.start_rung(rule, name) - 1]
+
     @property
     def longest_penalty_ms(self) -> int:
         """The longest duration of all rungs of all ladders."""
@@ -290,11 +326,32 @@ def matches_glob(globs: tuple[str, ...], text: str) -> bool:
 
 
 def find_risks(rules: Rules) -> tuple[str, ...]:
-    """Say what is valid but may harm the innocent, one line each."""
+    """Say what is valid but will not do what it seems to, one line each."""
     return tuple(
-        f"rule {rule.name}: bans users; where the user id is a mere claim of the caller, a forger could lock others out"
+        f"rule {rule.name}: threshold {harder.threshold} is hardly ever reached: the ban by threshold {threshold} outlasts the "
+        "window, and what a ban refuses is not counted"
         for rule in rules.rules
-        if rule.by == "user"
-        and rule.mode == "enforce"
-        and any(rung.penalty == "ban" for rung in rules.find_ladder(rule).rungs[rules.start_rung(rule, rule.start) - 1 :])
+        for threshold, start, harder in _list_steps(rule)
+        if rules.find_rung(rule, start).penalty == "ban"
+        and rules.find_rung(rule, start).duration_ms >= rule.window_ms
+        and covers(rule.ban_scope, rule.match.action)
     )
+
+
+def may_lock_out(rules: Rules, rule: Rule) -> bool:
+    """Whether the rule can ban users: then a forger of user ids could lock others out."""
+    rungs = rules.find_ladder(rule).rungs[rules.start_rung(rule, rule.start) - 1 :]
+    return rule.by == "user" and rule.mode == "enforce" and any(rung.penalty == "ban" for rung in rungs)
+
+
+def write_schema() -> dict[str, object]:
+    """JSON Schema of rules.yaml, for editors. What spans several keys is left to ``check-rules``."""
+    return {"$schema": SCHEMA_ID, **Rules.model_json_schema()}
+
+
+def _list_steps(rule: Rule) -> Iterator[tuple[int, str, Harder]]:
+    """Each further threshold, after the threshold and start before it."""
+    threshold, start = rule.threshold, rule.start
+    for harder in rule.harder:
+        yield threshold, start, harder
+        threshold, start = harder.threshold, harder.start

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -52,3 +53,26 @@ def test_bad_fixtures_exit_with_2(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["test-rules", str(file)])
     assert result.exit_code == EXIT_BAD_CONFIG
     assert "version: input should be 1" in result.stderr
+
+
+def test_rules_that_the_policies_cannot_feed_exit_with_1_and_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES.read_text().replace("by: ip", "by: device", 1))
+    result = CliRunner().invoke(app, ["check-rules", str(file), "--policies", "config/policies.yaml"])
+    assert result.exit_code == 1
+    assert re.fullmatch(
+        r".*rules\.yaml:\d+: rules\[1\]\.by: 'device' is no subject of the policies; allowed: user, ip\n", result.stderr
+    )
+
+
+def test_users_whose_identity_is_authenticated_are_no_risk(tmp_path: Path) -> None:
+    policies = tmp_path / "policies.yaml"
+    text = Path("config/policies.yaml").read_text()
+    policies.write_text(text.replace("    without_redis: local", "    without_redis: local\n    identity: authenticated"))
+    result = CliRunner().invoke(app, ["check-rules", str(RULES), "--policies", str(policies)])
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_schema_is_printed_as_it_is_shipped() -> None:
+    result = CliRunner().invoke(app, ["schema"])
+    assert (result.exit_code, result.output) == (0, Path("config/rules.schema.json").read_text())

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from config.document import DocumentError, parse_document, read_document
-from detector.rules import Rules, find_risks, matches_glob
+from detector.rules import Rules, find_risks, matches_glob, may_lock_out, write_schema
 from detector.watches import compile_watches
 from topics.wire import Fold
 
@@ -77,6 +78,7 @@ def test_defaults_are_the_rule_s_own_actions_and_enforcing() -> None:
         ("by: user", "by: user\n    counts: users", ":9: rules[0]: counts: users is for other kinds than user: a user is one"),
         ("by: user\n", "by: ip\n    counts: users\n    harder: [{ threshold: 50, start: ban_1m }]\n",
          ":9: rules[0]: threshold 50 is too high for distinct users; at most 40"),
+        ("by: user", "by: ip\n    counts: actions", ":9: rules[0]: threshold 10 is never reached: match names 1 actions"),
         ("by: user", "by: user\n    harder: [{ threshold: 10, start: ban_1m }]", "thresholds have to ascend; these are 10, 10"),
         ("by: user", "by: user\n    harder: [{ threshold: 20, start: ban_2m }]", "start 'ban_2m' is no rung; allowed: warn"),
         ("by: user", "by: user\n    ladder: soft", "rules[0]: 'soft' is no ladder; allowed: none, for there are no ladders"),
@@ -140,7 +142,26 @@ def test_rule_covers_a_fold_only_if_kind_action_policy_and_limit_match(changes: 
     assert not watch.covers(make_fold(**changes))
 
 
-def test_banning_by_a_claimed_user_id_is_a_risk_and_shadow_is_none() -> None:
-    assert "forger" in find_risks(parse(DOCUMENT))[0]
-    assert find_risks(parse(DOCUMENT.replace("by: user", "by: user\n    mode: shadow"))) == ()
-    assert find_risks(parse(DOCUMENT.replace("by: user", "by: ip"))) == ()
+def test_users_can_be_locked_out_by_a_rule_that_bans_them_for_real() -> None:
+    for change, can in (("", True), ("    mode: shadow\n", False)):
+        rules = parse(DOCUMENT + change)
+        assert may_lock_out(rules, rules.rules[0]) is can
+    rules = parse(DOCUMENT.replace("by: user", "by: ip"))
+    assert not may_lock_out(rules, rules.rules[0])
+
+
+@pytest.mark.parametrize(("window", "is_risk"), [("60s", True), ("61s", False)])
+def test_harder_threshold_behind_a_ban_that_outlasts_the_window_is_a_risk(window: str, is_risk: bool) -> None:
+    text = DOCUMENT.replace(
+        "ban_1m, penalty: ban, duration: 1m }",
+        "ban_1m, penalty: ban, duration: 1m }\n    - { name: ban_1h, penalty: ban, duration: 1h }",
+    )
+    text = text.replace("window: 60s", f"window: {window}") + "    harder: [{ threshold: 50, start: ban_1h }]\n"
+    risks = find_risks(parse(text))
+    assert bool(risks) is is_risk
+    assert not risks or "threshold 50 is hardly ever reached" in risks[0]
+
+
+def test_schema_for_editors_is_that_of_the_model_and_the_shipped_rules_name_it() -> None:
+    assert json.loads(Path("config/rules.schema.json").read_text()) == write_schema(), "write it anew: make schemas"
+    assert Path("config/rules.yaml").read_text().startswith("# yaml-language-server: $schema=rules.schema.json\n")
