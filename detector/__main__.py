@@ -90,7 +90,7 @@ def rebuild(
     from detector.rebuild import run_once
 
     configure_logs()
-    document = _read(rules, EXIT_BAD_CONFIG)
+    document = _read(rules, Rules, EXIT_BAD_CONFIG)
     keep_ms = DENIALS.retention_ms + document.longest_penalty_ms
     try:
         told, restored, differences = asyncio.run(run_once(redis, kafka, keep_ms=keep_ms, is_verify=verify))
