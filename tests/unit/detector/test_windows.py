@@ -168,7 +168,7 @@ def test_distinct_users_leave_with_the_bucket_that_saw_them_last() -> None:
 
 
 def test_a_fold_of_one_action_counts_that_action() -> None:
-    scraper = make_watch(counts="actions", threshold=2)
+    scraper = make_watch(counts="actions", threshold=2, match={"action": "*"})
     other = Fold("user=m", "search", "p", "l", 1, T0 + 1, T0 + 1)
     assert run(make_fold(T0, 50), make_fold(T0 + 1, 50), watch=scraper)[1] == []
     assert len(run(make_fold(T0), other, watch=scraper)[1]) == 1
