@@ -24,7 +24,6 @@ from enforcer.quota import (
     Assignment,
     Shares,
     assign,
-    find_excess,
     find_payable,
     find_quantum,
     mask_limits,
@@ -34,6 +33,7 @@ from enforcer.quota import (
     tell_apart,
 )
 from enforcer.quota_store import QuotaStore, ShareRequest
+from enforcer.quota_usage import BucketId, Usage, list_decisions
 from enforcer.rls_request import plan_request
 from ratchet.envoy import descriptor_pb2, rls_pb2
 
@@ -54,17 +54,6 @@ _STRIDE = 256
 """Buckets of a report that are taken in one go, so that no check waits for long."""
 _SHARES_KEPT_MS = (LEAST_LIFETIME_S + 1) * 1000
 _LONGEST_INTERVAL_S = 60.0
-
-BucketId = tuple[tuple[str, str], ...]
-"""Keys and values, ordered by key."""
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """What one data plane says about one bucket since its last report."""
-
-    bucket_id: BucketId
-    allowed: int
-    denied: int
 
 
 class Told(NamedTuple):
@@ -259,7 +248,10 @@ class QuotaKeeper:
         owed = bucket.owed + allowed - bucket.prepaid
         bucket.owed, bucket.prepaid = max(0, owed), max(0, -owed)
         reading = await self._pay(bucket)
-        self._emit(bucket, usage, reading if before is None else before, reading, was_active=was_active)
+        since = before if was_active and before is not None and before.now_us >= bucket.blames_from_us else None
+        ban = before.ban if was_active and before is not None else None
+        for plan, decision in list_decisions(bucket.plan, usage, reading, since, ban, is_degraded=not was_active):
+            self.decider.emitter.offer(plan, decision)
         bucket.reading = reading
         if reading.factor < UNLOWERED:
             bucket.blames_from_us = reading.now_us + measure_recovery_us(bucket.plan)
@@ -300,35 +292,6 @@ class QuotaKeeper:
         if reading is None:
             reading = self.decider.fallback.read(self.decider.fallback.share(asked), time.time_ns() // 1000)
         return reading
-
-    def _emit(self, bucket: Bucket, usage: Usage, before: Reading, reading: Reading, *, was_active: bool) -> None:
-        """Emit what the data plane decided: one event for what it let pass, one for each reason it refused for.
-
-        Before its first assignment and after the last one ran out it goes by its own configuration: degraded.
-        """
-        plan, at_ms = bucket.plan, reading.now_us // 1000
-        ban = before.ban if was_active else None
-        if usage.allowed:
-            allowed = Decision("allow", "ok", at_ms, factor=reading.factor, is_degraded=not was_active, is_reported=True)
-            self._offer(plan, usage.allowed, 0, allowed)
-        if usage.denied and ban is not None:
-            self._offer(plan, 1, usage.denied - 1, Decision("ban", "banned", at_ms, ban=ban, is_reported=True))
-        elif usage.denied:
-            blamed, mask = 0, 0
-            if was_active and before.now_us >= bucket.blames_from_us:
-                excess, mask = find_excess(plan, before, reading, usage.allowed + usage.denied)
-                blamed = min(usage.denied, excess)
-            denied = Decision("deny", "limit", at_ms, is_degraded=not was_active, is_reported=True)
-            if blamed:
-                by_limit = msgspec.structs.replace(denied, refused=mask, refused_at_1=mask)
-                self._offer(plan, 1, blamed - 1, by_limit)
-            if usage.denied > blamed:
-                by_share = msgspec.structs.replace(denied, factor=reading.factor, refused=mask_limits(plan))
-                self._offer(plan, 1, usage.denied - blamed - 1, by_share)
-
-    def _offer(self, plan: Plan, cost: int, suppressed: int, decision: Decision) -> None:
-        check = msgspec.structs.replace(plan.check, cost=cost, suppressed=suppressed)
-        self.decider.emitter.offer(msgspec.structs.replace(plan, check=check), decision)
 
     async def _settle(self, buckets: Sequence[Bucket]) -> None:
         """Ask for this enforcer's shares, divide them, and tell these buckets, and others that now have less."""

@@ -16,9 +16,11 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
 
+from enforcer.bucket import LARGEST_EXACT
 from enforcer.guard import current_caller
 from enforcer.quota import Assignment
-from enforcer.quota_keeper import MOST_STREAMS, BucketId, QuotaKeeper, Stream, Told, Usage, plan_bucket
+from enforcer.quota_keeper import MOST_STREAMS, QuotaKeeper, Stream, Told, plan_bucket
+from enforcer.quota_usage import BucketId, Usage
 from ratchet.envoy import raw_pb2, rlqs_pb2, strategy_pb2
 
 SERVICE = rlqs_pb2.DESCRIPTOR.services_by_name["RateLimitQuotaService"].full_name
@@ -114,7 +116,8 @@ def read_usage(usage: raw_pb2.RawUsage) -> Usage | None:
         entries = {entry.key.decode(): entry.value.decode() for entry in usage.bucket_id.bucket}
     except UnicodeDecodeError:
         return None
-    return Usage(tuple(sorted(entries.items())), usage.num_requests_allowed, usage.num_requests_denied) if entries else None
+    allowed, denied = (min(each, LARGEST_EXACT) for each in (usage.num_requests_allowed, usage.num_requests_denied))
+    return Usage(tuple(sorted(entries.items())), allowed, denied) if entries else None
 
 
 def write_action(bucket_id: BucketId, told: Told | None) -> _Action:

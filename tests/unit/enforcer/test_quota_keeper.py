@@ -18,8 +18,9 @@ from enforcer.fallback import Fallback
 from enforcer.plan import Plan
 from enforcer.planner import Planner
 from enforcer.quota import ALLOW_ALL, DENY_ALL, LEAST_DEMAND, WHOLE, Assignment, find_level
-from enforcer.quota_keeper import IDLE_REPORTS, INSTALMENT_S, LEAST_LIFETIME_S, BucketId, QuotaKeeper, Stream, Usage
+from enforcer.quota_keeper import IDLE_REPORTS, INSTALMENT_S, LEAST_LIFETIME_S, QuotaKeeper, Stream
 from enforcer.quota_store import QuotaStore, ShareRequest
+from enforcer.quota_usage import BucketId, Usage
 from enforcer.refusals import Refusals
 from enforcer.store import Receive, RedisStore
 from tests.unit.enforcer.builders import make_policies

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enforcer.quota import ALLOW_ALL, DENY_ALL, Assignment
-from enforcer.quota_keeper import Told, Usage
+from enforcer.quota_keeper import Told
+from enforcer.quota_usage import Usage
 from enforcer.rlqs import read_usage, write_action, write_strategy
 from ratchet.envoy import raw_pb2, rlqs_pb2, strategy_pb2
 
@@ -25,6 +26,11 @@ def test_a_bucket_is_known_by_its_keys_and_values_in_any_order() -> None:
     second = _Usage(bucket_id=rlqs_pb2.BucketId(bucket={"country": "pt", "user": "alice"}), num_requests_denied=2)
     bucket_id = (("country", "pt"), ("user", "alice"))
     assert [read(first), read(second)] == [Usage(bucket_id, 3, 0), Usage(bucket_id, 0, 2)]
+
+
+def test_counts_stay_exact_in_events() -> None:
+    endless = _Usage(bucket_id=rlqs_pb2.BucketId(bucket={"user": "alice"}), num_requests_allowed=2**64 - 1)
+    assert read(endless) == Usage((("user", "alice"),), 2**53 - 1, 0)
 
 
 def test_a_bucket_without_an_id_is_left_out() -> None:
