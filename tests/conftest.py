@@ -7,10 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell that runs the tests in the background has them ignore Ctrl-C, and so would all that they start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is no failure: what is slow is seen in benchmarks.
+settings.register_profile("ratchet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ratchet")
 
 pytest_plugins = ["tests.services"]
 

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
-import sys
+import random
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.document import read_document
+from detector.ladder import judge
 from detector.rules import Rules
-from detector.shard import Changes, Shard, Weighing
+from detector.shard import Changes, Row, Shard, Weighing
 from detector.verdict import make_offence
+from detector.watches import compile_watches
 from topics.wire import ClosedEvent, DenialRecord, Fold, FoldsEvent, HeartbeatEvent, OutcomeEvent
 
 SHIPPED = read_document(Path("config/rules.yaml"), Rules).model
@@ -184,13 +187,37 @@ def test_sources_are_bounded() -> None:
     assert len(make_shard({}, progress)._marks) == 1_000
 
 
-def test_row_of_an_active_subject_stays_below_300_bytes() -> None:
-    shard = make_shard()
-    subject = "user=somebody.with.a.long.name@example.com"
-    for number in range(9):  # one more would cross, and every bucket holds one
-        take(shard, number, make_record(number + 1, subject, at_ms=T0 + number * 5_001))
-    [row] = [row for row in shard.drain().rows.values() if row]
-    assert sys.getsizeof(row) + sys.getsizeof(subject) < 300
+def test_row_of_an_active_subject_stays_below_300_bytes_for_each_rule_that_counts_it() -> None:
+    """The worst row: every bucket in use, one short of each threshold, every user and action another one."""
+    for rule in RULES.rules:
+        subject = f"{rule.by}=somebody.with.a.long.name@example.com"
+        shard = make_shard()
+        watches = [watch for watch in compile_watches(RULES) if watch.rule is rule]
+        steps = min(12, rule.threshold - 1)
+        at_ms = T0 // watches[0].width_ms * watches[0].width_ms
+        for step in range(steps):
+            share = (rule.threshold - 1) * (step + 1) // steps - (rule.threshold - 1) * step // steps
+            members = tuple(random.Random(f"{step}.{number}").getrandbits(48) for number in range(share))
+            fold = Fold(
+                subject=subject,
+                action=rule.match.action[0].replace("*", "x"),
+                policy=rule.match.policy[0].replace("*", "x"),
+                limit=rule.match.limit[0].replace("*", "x"),
+                count=share,
+                admitted=0,
+                first_ms=at_ms,
+                last_ms=at_ms,
+                users=members,
+                actions=members,
+                attributes={name: globs[0].replace("*", "x") for name, globs in rule.match.attributes.items()},
+            )
+            weighing = take(shard, step, FoldsEvent(source="s", n=step + 1, at_ms=at_ms, folds=[fold]), at_ms)
+            assert not any(crossing.watch.rule is rule for crossing in weighing.crossings)
+            at_ms += watches[0].width_ms
+        [row] = [row for row in shard.drain().rows.values() if row]
+        windows = msgspec.msgpack.decode(row, type=Row).windows
+        assert {watch.key for watch in watches} <= windows.keys()
+        assert len(row) / len(windows) < 300, rule.name
 
 
 def test_topic_that_was_made_anew_is_counted_from_its_start() -> None:
@@ -259,3 +286,55 @@ def test_crashes_anywhere_neither_lose_nor_double_an_offence(history: list[tuple
         if plan != "flush":
             shard, offset = make_shard(dict(rows), progress), committed
     assert list(dict.fromkeys(found)) == expected
+
+
+ONE_OFFENCE = Rules.model_validate(
+    {
+        "version": 1,
+        "ladder": {"half_life": "1h", "rungs": [{"name": "ban_10m", "penalty": "ban", "duration": "10m"}]},
+        "rules": [
+            {
+                "name": "brute_force",
+                "counts": "denials",
+                "by": "user",
+                "match": {"action": "login"},
+                "threshold": 10,
+                "window": "60s",
+                "start": "ban_10m",
+            }
+        ],
+    }
+)
+
+
+@settings(max_examples=300)
+@given(
+    denials=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 54_000), st.integers(1, 12)), min_size=1, max_size=30),
+    arrival=st.randoms(use_true_random=False),
+)
+def test_sources_that_arrive_in_another_order_make_no_second_strike_of_one_offence(
+    denials: list[tuple[int, int, int]], arrival: random.Random
+) -> None:
+    """Each source's own records stay in order; what lies between sources is shuffled within the window."""
+    waiting: dict[int, list[tuple[int, int]]] = {}
+    for source, later_ms, count in sorted(denials, key=lambda denial: denial[1]):
+        waiting.setdefault(source, []).append((later_ms, count))
+    shard, state, strikes = Shard(0, ONE_OFFENCE, {}, None), None, 0
+    numbers: dict[int, int] = {}
+    offset = 0
+    while waiting:
+        source = arrival.choice(sorted(waiting))
+        later_ms, count = waiting[source].pop(0)
+        if not waiting[source]:
+            del waiting[source]
+        numbers[source] = numbers.get(source, 0) + 1
+        record = make_record(numbers[source], "user=a", count=count, at_ms=T0 + later_ms, source=str(source))
+        weighing = take(shard, offset, record, T0 + 60_000)
+        offset += 1
+        assert weighing.late == {}
+        for crossing in weighing.crossings:
+            assert weighing.origin
+            offence = make_offence(crossing, weighing.origin, ONE_OFFENCE)
+            judgement = judge(state, offence, ONE_OFFENCE.ladder, now_ms=T0 + 60_000, keep_ms=3_600_000)
+            state, strikes = judgement.state, strikes + (judgement.finding.result == "applied")
+    assert strikes == (sum(count for _, _, count in denials) >= 10)

@@ -221,4 +221,4 @@ def test_one_window_of_one_subject_takes_at_most_300_bytes(seen: list[tuple[int,
     window = Window()
     for at_ms, user in sorted(seen):
         window = advance(window, make_fold(T0 + at_ms, users=(user,), admitted=5), watch).window
-        assert len(msgspec.msgpack.encode(window)) <= 300 + 120
+        assert len(msgspec.msgpack.encode(window)) <= 300
