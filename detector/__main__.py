@@ -1,4 +1,4 @@
-"""Command line: ``python -m detector run | rebuild | check-rules | test-rules | schema``."""
+"""Command line: ``python -m detector run | rebuild | check-rules | test-rules | schema | backtest``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from config.declared import DeclaredPolicies
 from config.document import DocumentError, Model, place_problems, read_document
+from detector.backtest_command import backtest
 from detector.feeding import find_hungry, find_misfits, is_claimed
 from detector.fixtures import Fixtures
 from detector.logs import configure_logs
@@ -24,6 +25,7 @@ from topics.errors import HistoryLost, KafkaUnavailable, TopicMissing
 from topics.specs import DENIALS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Turns denials into bans.")
+app.command("backtest")(backtest)
 
 EXIT_BAD_CONFIG = 2
 EXIT_PORT_TAKEN = 3
