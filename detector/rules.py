@@ -262,6 +262,27 @@ class Exemption(_Document):
     """End; without it, for good."""
 
 
+class Throttle(_Document):
+    """How the limits of actions follow their backend's health; the first entry that names an action counts."""
+
+    action: Globs
+    highest_latency: Annotated[DurationMs, _bound_duration(1, 600_000)]
+    """Of nine requests in ten, above which there is overload however usual it has become: what the action promises."""
+    lowest_latency: Annotated[DurationMs, _bound_duration(1, 600_000)] = 50
+    """Below it there is no overload, however fast the backend usually is."""
+    most_errors: Annotated[Share, Field(ge=1)] = 100
+    """Share of failed requests above which there is overload. Written as 0.1, kept per mille."""
+    floor: FactorPerMille = 20
+    """The lowest factor; where it does not suffice the action opens like a circuit breaker. Written as 0.02, kept per mille."""
+
+    @model_validator(mode="after")
+    def _check_latencies(self) -> Self:
+        if self.lowest_latency > self.highest_latency:
+            lowest, highest = format_duration(self.lowest_latency), format_duration(self.highest_latency)
+            raise ValueError(f"lowest_latency {lowest} is above highest_latency {highest}; at most that is allowed")
+        return self
+
+
 class Rules(_Document):
     """The whole document."""
 
@@ -272,6 +293,8 @@ class Rules(_Document):
     allowlist: Annotated[tuple[Exemption, ...], Field(max_length=10_000)] = ()
     """Whom no rule punishes. An entry ends the bans that rules have led to."""
     rules: Annotated[tuple[Rule, ...], Field(max_length=256)]
+    throttle: Annotated[tuple[Throttle, ...], Field(max_length=256)] = ()
+    """Which actions are throttled when their backend is overloaded; others never are."""
 
     @model_validator(mode="after")
     def _check_references(self) -> Self:
@@ -308,6 +331,10 @@ class Rules(_Document):
     def find_rung(self, rule: Rule, name: str) -> Rung:
         """Give a rung of the rule's ladder; there has to be one of that name."""
         return self.find_ladder(rule).rungs[self.start_rung(rule, name) - 1]
+
+    def find_throttle(self, action: str) -> Throttle | None:
+        """Give the entry that counts for an action; None where it is never throttled."""
+        return next((entry for entry in self.throttle if matches_glob(entry.action, action)), None)
 
     @property
     def longest_penalty_ms(self) -> int:

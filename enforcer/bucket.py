@@ -145,8 +145,9 @@ class Status(IntEnum):
     ALLOW = 0
     LIMIT = 1
     THROTTLED = 2
-    BAN = 3
-    FAILED = 4
+    OPEN = 3
+    BAN = 4
+    FAILED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +253,8 @@ def take(
     costs: Sequence[int],
     factor: int,
     now_us: int,
+    *,
+    is_open: bool = False,
 ) -> tuple[list[Bucket | None], Taken]:
     """Take from all buckets or from none; a bucket in shadow mode never decides and pays when it can.
 
@@ -265,6 +268,7 @@ def take(
         costs: Whole tokens for each limit; 0 changes nothing.
         factor: Per mille, 1 to 1000.
         now_us: Microseconds since the epoch.
+        is_open: The action's circuit breaker refuses the check, whatever the buckets hold.
 
     Returns:
         The buckets as they are to be stored, and what was taken.
@@ -274,7 +278,7 @@ def take(
     units = [c * t.period_ticks for c, t in zip(costs, chosen, strict=True)]
     has = [b.level >= u for b, u in zip(current, units, strict=True)]
     has_at_1 = [(b.level if b.level_at_1 is None else b.level_at_1) >= u for b, u in zip(current, units, strict=True)]
-    passes = all(h or s for h, s in zip(has, is_shadow, strict=True))
+    passes = not is_open and all(h or s for h, s in zip(has, is_shadow, strict=True))
     passes_at_1 = all(h or s for h, s in zip(has_at_1, is_shadow, strict=True))
     stored, levels = list(buckets), []
     for i, bucket in enumerate(current):
@@ -286,7 +290,8 @@ def take(
         if after != bucket or (costs[i] and _is_brought_over(buckets[i], chosen[i], now_us)):
             stored[i] = replace(after, expires_us=_expire(after, chosen[i], factor, now_us))
         levels.append(_tell_level(after.level, chosen[i], terms[i]))
-    status = Status.ALLOW if passes else Status.THROTTLED if passes_at_1 else Status.LIMIT
+    refused_by_throttle = Status.OPEN if is_open else Status.THROTTLED
+    status = Status.ALLOW if passes else refused_by_throttle if passes_at_1 else Status.LIMIT
     return stored, Taken(status, _mask(has), _mask(has_at_1), tuple(levels))
 
 

@@ -36,7 +36,7 @@ class _State(msgspec.Struct):
 
 class _Change(msgspec.Struct):
     subject: str = ""
-    """Empty when policies were registered."""
+    """Empty when policies were registered, or a throttle factor has changed."""
     state: _State | None = None
     """What is held against the subject now; None when that has not changed."""
     revision: int = 0
@@ -52,7 +52,8 @@ async def follow_changes(url: str, refusals: Refusals, fallback: Fallback, look:
         url: Redis, as for the store.
         refusals: What is certain for a second: that of the subject is forgotten.
         fallback: What holds while Redis is away: it learns the subject's longest ban, or that none is left.
-        look: Called when policies were registered or an override was changed: it is time to ask what is in force.
+        look: Called when policies were registered, or an override or a throttle factor was changed: it is time to ask what
+            is in force.
     """
     decode = msgspec.json.Decoder(_Change).decode
     while True:

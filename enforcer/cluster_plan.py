@@ -147,5 +147,5 @@ def _end_of_ban(reading: Reading) -> int:
 
 
 def _rank(reading: Reading) -> int:
-    """Refused by a limit before refused by a throttle before allowed."""
-    return (Status.LIMIT, Status.THROTTLED, Status.ALLOW).index(reading.status)
+    """Refused by a limit before refused by an open action or a throttle before allowed."""
+    return (Status.LIMIT, Status.OPEN, Status.THROTTLED, Status.ALLOW).index(reading.status)

@@ -17,6 +17,7 @@ from enforcer.connection import connect, pack_command
 from enforcer.parted_check import PartedCheck
 from enforcer.plan import Plan
 from enforcer.store import MOST_CHECKS_PER_CALL, Answer, Call, Entry, Receive, RedisStore, StoreStats
+from enforcer.throttling import Throttling
 from lua.address import parse_address
 from lua.cluster_address import is_cluster, list_cluster_nodes, name_cluster_node
 from lua.keys import SLOTS, find_slot
@@ -109,8 +110,8 @@ class ClusterStore:
     """Of all masters together. A check in several parts counts once for each."""
     is_available: bool = False
     """Every slot has a master that answers."""
-    factors: dict[str, int] = field(default_factory=dict)
-    """Throttle factors in force by action, per mille; changed in place by whoever knows them."""
+    factors: dict[str, Throttling] = field(default_factory=dict)
+    """What throttles actions, by their names; changed in place by whoever knows them."""
     on_change: Callable[[bool], None] = lambda _: None
     """Told when ``is_available`` changes."""
     _nodes: dict[str, NodeStore] = field(default_factory=dict)

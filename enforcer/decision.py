@@ -153,6 +153,8 @@ def decide(plan: Plan, reading: Reading) -> Decision:
         if remaining < 0 or status.remaining < remaining:
             remaining = status.remaining
     outcome, reason = _OUTCOMES[reading.status]
+    if reason == "open":
+        retry_after_ms = max(retry_after_ms, OPEN_WAIT_MS)
     return Decision(
         outcome,
         reason,
@@ -194,11 +196,15 @@ def find_first(template: Template) -> First:
     return First(levels, statuses, min((x.remaining for x in statuses if not x.limit.is_shadow), default=0))
 
 
+OPEN_WAIT_MS = 1000
+"""Other probes are chosen each second."""
+
 _LIMIT = int(Status.LIMIT)
 _OUTCOMES: dict[int, tuple[Outcome, Reason]] = {
     int(Status.ALLOW): ("allow", "ok"),
     int(Status.LIMIT): ("deny", "limit"),
     int(Status.THROTTLED): ("deny", "throttled"),
+    int(Status.OPEN): ("deny", "open"),
 }
 
 

@@ -40,10 +40,12 @@ class Registered(NamedTuple):
 
 
 class Factor(NamedTuple):
-    """A throttle factor of one action."""
+    """A throttle factor of one action, as the detector has set it."""
 
     action: str
     per_mille: int
+    probes: int
+    """Checks per mille that pass its circuit breaker; all of 1000 while that is closed."""
     until_ms: int
 
 
@@ -159,7 +161,7 @@ async def poll(redis: Redis, version: str, source: str) -> State:
     keys = [POLICIES, OVERRIDES_REVISION, FACTORS, ENFORCERS]
     reply = await run_script(redis, POLL, keys, [version, source, ALIVE_MS, ABANDONED_MS])
     now_us, number, since_us, newest, document_generation, is_abandoned, revision, enforcers, *rest = reply
-    factors = zip(rest[0::3], rest[1::3], rest[2::3], strict=True)
+    factors = zip(rest[0::4], rest[1::4], rest[2::4], rest[3::4], strict=True)
     return State(
         now_us,
         Generation(number, since_us),
@@ -168,7 +170,7 @@ async def poll(redis: Redis, version: str, source: str) -> State:
         bool(is_abandoned),
         revision,
         enforcers,
-        tuple(Factor(action.decode(), factor, until_ms) for action, factor, until_ms in factors),
+        tuple(Factor(action.decode(), factor, probes, until_ms) for action, factor, probes, until_ms in factors),
     )
 
 

@@ -35,6 +35,7 @@ from enforcer.planner import Planner
 from enforcer.policy import Override, Policies
 from enforcer.policy_document import PoliciesDocument
 from enforcer.redis_script import RedisAway
+from enforcer.throttling import Throttling
 from enforcer.watching import watch_files
 from lua.address import open_client
 
@@ -99,8 +100,8 @@ class InForce:
         self._overrides: dict[str, dict[tuple[str, str], Override]] = {}
         self._ends: list[tuple[int, Target]] = []
         """Of the overrides, as a heap; some have changed since."""
-        self._factors: dict[str, tuple[int, float]] = {}
-        """By action: per mille, and when it ends on the monotonic clock."""
+        self._factors: dict[str, tuple[Throttling, float]] = {}
+        """By action: what is in force, and when it ends on the monotonic clock."""
         self._ahead_ms = time.time() * 1000 - time.monotonic() * 1000
         """Of Redis's clock before the monotonic one."""
         self._wake = asyncio.Event()
@@ -289,7 +290,11 @@ class InForce:
     def _take_factors(self, factors: tuple[Factor, ...], now_us: int) -> None:
         now_s = time.monotonic()
         self._factors = {
-            factor.action: (factor.per_mille, now_s + (factor.until_ms - now_us / 1000) / 1000) for factor in factors
+            factor.action: (
+                Throttling(factor.per_mille, factor.probes, factor.until_ms),
+                now_s + (factor.until_ms - now_us / 1000) / 1000,
+            )
+            for factor in factors
         }
 
     async def _read_overrides(self, client: Redis, revision: int) -> None:

@@ -22,6 +22,7 @@ class _Load:
     position: int | None
     """Of the bucket among the plan's keys, from the end."""
     refill_milli_per_s: int
+    priority: int
     admitted_tokens: int = 0
     buckets: set[int] = field(default_factory=set)
     """Hashes of their keys."""
@@ -36,6 +37,8 @@ class Load:
     active_subjects: int
     refill_milli_per_s: int
     """Of the active subjects together."""
+    priority: int = 5
+    """Of the policy."""
 
 
 @dataclass(slots=True)
@@ -63,12 +66,13 @@ class Loads:
         """Hand out the tick's loads by action, and begin the next tick."""
         merged: dict[str, Load] = {}
         for load in self._loads.values():
-            before = merged.get(load.action, Load(load.action, 0, 0, 0))
+            before = merged.get(load.action, Load(load.action, 0, 0, 0, load.priority))
             merged[load.action] = Load(
                 load.action,
                 before.admitted_tokens + max(0, load.admitted_tokens),  # more may be given back than is taken
                 before.active_subjects + len(load.buckets),
                 before.refill_milli_per_s + load.refill_milli_per_s * len(load.buckets),
+                before.priority,
             )
         self._loads.clear()
         self._room = MOST_BUCKETS
@@ -78,8 +82,8 @@ class Loads:
 def _open_load(template: Template) -> _Load:
     enforced = [i for i, limit in enumerate(template.limits) if not limit.is_shadow]
     if not enforced:
-        return _Load(template.action, None, 0)
+        return _Load(template.action, None, 0, template.policy.priority)
     position = enforced[-1]  # a policy's limits stand widest first
     terms = template.limits[position].terms
     refill_milli_per_s = terms.refill * 10**9 // (terms.period_ticks * terms.tick_us)
-    return _Load(template.action, position - len(template.limits), refill_milli_per_s)
+    return _Load(template.action, position - len(template.limits), refill_milli_per_s, template.policy.priority)

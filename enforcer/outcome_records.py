@@ -53,6 +53,13 @@ class OutcomeRecords(NumberedRecords):
     def _writer_of_load(self, load: Load, second_ms: int) -> Callable[[int], bytes]:
         return lambda n: _encode(
             LoadEvent(
-                self.source, n, load.action, second_ms, load.admitted_tokens, load.active_subjects, load.refill_milli_per_s
+                self.source,
+                n,
+                load.action,
+                second_ms,
+                load.admitted_tokens,
+                load.active_subjects,
+                load.refill_milli_per_s,
+                load.priority,
             )
         )

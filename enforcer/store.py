@@ -18,6 +18,7 @@ from enforcer.connection import Connection, connect, pack_command
 from enforcer.decision import Ban, Decision, Reading, Warned
 from enforcer.plan import Plan, Template
 from enforcer.policy import Limit
+from enforcer.throttling import Throttling, find_factor
 from lua.address import parse_address
 from lua.scripts import CHECK
 
@@ -86,8 +87,8 @@ class RedisStore:
     timeout_s: float = 0.01
     stats: StoreStats = field(default_factory=StoreStats)
     is_available: bool = False
-    factors: dict[str, int] = field(default_factory=dict)
-    """Throttle factors in force by action, per mille; changed in place by whoever knows them."""
+    factors: dict[str, Throttling] = field(default_factory=dict)
+    """What throttles actions, by their names; changed in place by whoever knows them."""
     on_change: Callable[[bool], None] = lambda _: None
     """Told when Redis becomes available or stops being so."""
     _queue: deque[Entry] = field(default_factory=deque)
@@ -283,23 +284,22 @@ class RedisStore:
             self._in_flight.clear()
 
 
-def pack_call(plans: Sequence[Plan], deadline_us: int, factors: Mapping[str, int]) -> bytes:
+def pack_call(plans: Sequence[Plan], deadline_us: int, factors: Mapping[str, Throttling]) -> bytes:
     """Write one EVALSHA of ``check.lua`` for several plans; what they share is sent once."""
     keys: list[str] = []
     checks: list[int] = []
-    shape_indexes: dict[tuple[Template, int | tuple[int, ...]], int] = {}
+    shape_indexes: dict[tuple[Template, int | tuple[int, ...], int], int] = {}
     for plan in plans:
         keys += plan.keys
-        form = (plan.template, plan.costs or plan.check.cost)
+        form = (plan.template, plan.costs or plan.check.cost, find_factor(plan, factors) if factors else UNLOWERED)
         index = shape_indexes.get(form)
         if index is None:
             index = shape_indexes[form] = len(shape_indexes) + 1
         checks.append(index)
     limit_indexes: dict[Limit, int] = {}
     shapes: list[str | int] = []
-    for template, costs in shape_indexes:
+    for template, costs, factor in shape_indexes:
         cost = costs if isinstance(costs, int) else ",".join(map(str, costs))
-        factor = factors.get(template.action, UNLOWERED) if factors else UNLOWERED
         shapes += (template.action, cost, factor, len(template.kinds), len(template.limits))
         for limit in template.limits:
             index = limit_indexes.setdefault(limit, len(limit_indexes) + 1)

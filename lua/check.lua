@@ -21,7 +21,8 @@
 --              cost            tokens; 0 reads and changes nothing, below 0 gives back: a refund, which neither a ban nor
 --                              a limit refuses and which fills no bucket above its capacity; where the limits differ,
 --                              the cost of each, the first limit first, joined by commas
---              factor          of the action, per mille
+--              factor          of the action, per mille; below 0 the action is open: whatever takes tokens is refused, and
+--                              the limits go by this factor all the same
 --              subjects        number of subjects
 --              limits          number of limits, and for each the index of its terms, negative in shadow mode
 -- ARGV[...]  for each check the index of its shape.
@@ -31,18 +32,18 @@
 -- behind: then the bucket's own terms decide. A bucket that carries no terms counts as new.
 --
 -- Returns { now_us, result, ... }, one result for each check, or { now_us } when the deadline had passed:
---   allowed, refused      { 0 | 1 limit | 2 throttled, factor, refused, refused_at_1, level..., [warning] }
+--   allowed, refused      { 0 | 1 limit | 2 throttled | 3 open, factor, refused, refused_at_1, level..., [warning] }
 --                         refused, refused_at_1: sums of 2^(i-1) of the limits with too few tokens, at the factor in force
 --                         and at factor 1, beyond 48 limits (a number holds no more) as text of 0 and 1, the first limit first; level: units left in each bucket, those of the caller's terms; warning: until_ms, rule, verdict_id, subject index
---   banned                { 3, until_ms, level, rule, verdict_id, subject index, scope }
---   failed                { 4, error text }
+--   banned                { 4, until_ms, level, rule, verdict_id, subject index, scope }
+--   failed                { 5, error text }
 --
 -- Key types: abuse:{subject} string, JSON (topics.events.AbuseState). rate_limit:{subject}:policy:limit string,
 -- "level time_ticks tag" or, while a factor lowers the limit, "level time_ticks tag level_at_1 remainder"
 -- (remainder: thousandths of a tick that are not yet credited).
 
 local MOST_BITS = 48
-local ALLOW, LIMIT, THROTTLED, BAN, FAILED = 0, 1, 2, 3, 4
+local ALLOW, LIMIT, THROTTLED, OPEN, BAN, FAILED = 0, 1, 2, 3, 4, 5
 local UNLOWERED = 1000
 local SHARES = 1048576 -- parts that a fill ratio is counted in: about a millionth each
 local LARGEST_EXACT = 9007199254740991
@@ -98,10 +99,12 @@ for i = 1, tonumber(ARGV[next_arg - 1]) do
   local costs = ARGV[next_arg + 1]
   local cost = tonumber(costs)
   local next_cost = not cost and gmatch(costs, '[^,]+')
+  local factor = tonumber(ARGV[next_arg + 2])
   local shape = {
     action = ARGV[next_arg],
     is_refund = cost and cost < 0,
-    factor = tonumber(ARGV[next_arg + 2]),
+    factor = abs(factor),
+    is_open = factor < 0,
     subjects = tonumber(ARGV[next_arg + 3]),
     limits = tonumber(ARGV[next_arg + 4]),
   }
@@ -337,7 +340,7 @@ local function check(shape, first_key)
 
   local first_bucket = first_key + shape.subjects - 1
   local refused, refused_at_1, bit = 0, 0, 1
-  local passes, passes_at_1 = true, true
+  local passes, passes_at_1 = not shape.is_open, true
   for i = 1, limits do
     local bucket = buckets[i]
     if not bucket then
@@ -363,7 +366,7 @@ local function check(shape, first_key)
   if limits > MOST_BITS then
     refused, refused_at_1 = mark(buckets, limits, 'has'), mark(buckets, limits, 'has_at_1')
   end
-  local status = passes and ALLOW or (passes_at_1 and THROTTLED or LIMIT)
+  local status = passes and ALLOW or (passes_at_1 and (shape.is_open and OPEN or THROTTLED) or LIMIT)
   local result = { status, factor, refused, refused_at_1 }
   for i = 1, limits do
     local bucket, terms = buckets[i], shape[i].terms

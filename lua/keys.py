@@ -17,7 +17,7 @@ from urllib.parse import quote
 CHANGES_CHANNEL = "ratchet:changes"
 """Every script that changes what is held against a subject publishes ``{"subject":"kind=value","state":{...}}`` here; one that
 fills its buckets leaves out the state, one that changes its overrides tells their ``"revision":N`` instead. One that registers
-policies publishes ``{"generation":N}``."""
+policies publishes ``{"generation":N}``, one that changes a throttle factor ``{"factor_of":"action"}``."""
 
 POLICIES = "{ratchet}:policies"
 """Hash: the generation of the policies registered last, and the last document of an admin. What is not about a subject shares
@@ -39,7 +39,7 @@ OVERRIDES_REVISION = "{ratchet}:overrides:revision"
 """Counter: goes up with each change of an override."""
 
 FACTORS = "{ratchet}:factors"
-"""Hash: throttle factor by action, as ``per_mille until_ms``."""
+"""Hash: throttle factor by action, as ``per_mille until_ms probes owner``; probes are the checks per mille that pass."""
 
 ENFORCERS = "{ratchet}:enforcers"
 """Sorted set: enforcer processes by the time when they were last seen alive, in milliseconds."""

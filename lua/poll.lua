@@ -13,9 +13,9 @@
 -- ARGV[4]    abandoned_ms: when nobody who goes by the newest policies was seen for so long, they are abandoned.
 --
 -- Returns { now_us, generation, since_us, version, document_generation, is_abandoned, revision, enforcers, action, factor,
--- until_ms, ... }: numbers are 0 and the version is empty where nothing is stored; three values for each factor.
+-- probes, until_ms, ... }: numbers are 0 and the version is empty where nothing is stored; four values for each factor.
 --
--- Key types: policies and factors hashes (a factor is "per_mille until_ms"), revision string, enforcers sorted set.
+-- Key types: policies and factors hashes (a factor as set_factor.lua writes it), revision string, enforcers sorted set.
 
 local call, floor = redis.call, math.floor
 
@@ -46,10 +46,11 @@ local answer = {
 }
 local factors = call('HGETALL', factors_key)
 for i = 1, #factors, 2 do
-  local factor, until_ms = string.match(factors[i + 1], '^(%d+) (%d+)$')
+  local factor, until_ms, probes = string.match(factors[i + 1], '^(%d+) (%d+) (%d+) ')
   if factor and tonumber(until_ms) > now_ms then
     answer[#answer + 1] = factors[i]
     answer[#answer + 1] = tonumber(factor)
+    answer[#answer + 1] = tonumber(probes)
     answer[#answer + 1] = tonumber(until_ms)
   else
     call('HDEL', factors_key, factors[i])

@@ -90,3 +90,10 @@ POLL = _load(
 
 SHARE_QUOTA = _load("share_quota", keys=("shares",), argv=("member", "demand", "quantum", "ttl_ms", "channel", "now_ms"))
 """Gives one enforcer its share of a limit that data planes spend."""
+
+SET_FACTOR = _load(
+    "set_factor",
+    keys=("factors",),
+    argv=("action", "factor", "probes", "owner", "ttl_ms", "takeover_ms", "channel", "now_ms"),
+)
+"""Puts the throttle factor of one action in force, unless another detector holds it."""

@@ -173,6 +173,8 @@ class LoadEvent(Event):
     """Different buckets of the policy's narrowest limit in force that admitted something; 0 where there is no limit."""
     refill_milli_per_s: Count
     """Sum of the refill rates of these buckets, in 1/1000 tokens per second."""
+    priority: Annotated[int, Field(ge=1, le=10)] = 5
+    """Of the action's policy; 10 is throttled last."""
 
 
 class Ban(BaseModel):

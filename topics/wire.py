@@ -101,28 +101,32 @@ class FoldsEvent(msgspec.Struct, tag="folds", tag_field="type", omit_defaults=Tr
 DenialRecord = FoldsEvent | HeartbeatEvent | ClosedEvent
 
 
-class OutcomeEvent(msgspec.Struct, tag="outcome", tag_field="type", omit_defaults=True, gc=False):
+class OutcomeEvent(msgspec.Struct, tag="outcome", tag_field="type", omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """See :class:`topics.events.OutcomeEvent`."""
 
     source: str
-    n: int
+    n: Number
     action: str
-    second_ms: int
-    count: int
-    errors: int = 0
-    timeouts: int = 0
-    latencies: dict[int, int] = {}
-    v: int = 1
+    second_ms: Count
+    count: Count
+    errors: Count = 0
+    timeouts: Count = 0
+    latencies: dict[int, Count] = {}
+    v: Literal[1] = 1
 
 
-class LoadEvent(msgspec.Struct, tag="load", tag_field="type", omit_defaults=True, gc=False):
+class LoadEvent(msgspec.Struct, tag="load", tag_field="type", omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """See :class:`topics.events.LoadEvent`."""
 
     source: str
-    n: int
+    n: Number
     action: str
-    second_ms: int
-    admitted_tokens: int
-    active_subjects: int
-    refill_milli_per_s: int
-    v: int = 1
+    second_ms: Count
+    admitted_tokens: Count
+    active_subjects: Count
+    refill_milli_per_s: Count
+    priority: Annotated[int, msgspec.Meta(ge=1, le=10)] = 5
+    v: Literal[1] = 1
+
+
+OutcomeRecord = OutcomeEvent | LoadEvent | HeartbeatEvent | ClosedEvent

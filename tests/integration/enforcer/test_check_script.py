@@ -95,7 +95,7 @@ check_steps = st.builds(
         unique_by=lambda limit: limit[0],
     ).map(tuple),
     st.one_of(costs, st.tuples(costs, costs, costs)),
-    factors,
+    st.one_of(factors, factors.map(lambda factor: -factor)),
     st.sampled_from(["login", "search"]),
 )
 steps = st.lists(
@@ -186,9 +186,9 @@ def test_script_and_specification_agree_on_every_step(client: Redis, steps: list
                 expected.append(banned)
                 continue
             is_tightened = state.factor_until_ms > now_ms
-            factor = max(1, check.factor * state.factor // UNLOWERED) if is_tightened else check.factor
+            factor = max(1, abs(check.factor) * state.factor // UNLOWERED) if is_tightened else abs(check.factor)
             before = [model.get(key) for key in keys]
-            after, taken = take(before, terms, shadows, asked[-1].costs, factor, now_us)
+            after, taken = take(before, terms, shadows, asked[-1].costs, factor, now_us, is_open=check.factor < 0)
             for key, old, new in zip(keys, before, after, strict=True):
                 if new is not None and new is not old:
                     model[key] = new
@@ -377,6 +377,12 @@ def test_factors_of_all_subjects_multiply_and_never_reach_zero(client: Redis) ->
     assert ask(client, "ann", "office")[1] == 1
     impose(client, "office", factor=0, factor_until_ms=NOW_MS)
     assert ask(client, "ann", "office")[1] == 500
+
+
+def test_open_action_refuses_and_still_counts_what_its_limits_would_have_refused(client: Redis) -> None:
+    check = ScriptCheck((name("ann", "open"),), (Terms.of(3, 3, 60_000_000),), factor=-500)
+    statuses = [run(client, [check])[0][0] for _ in range(5)]
+    assert statuses == [Status.OPEN] * 3 + [Status.LIMIT] * 2
 
 
 def test_state_with_empty_lists_as_the_other_script_writes_it_is_read(client: Redis) -> None:

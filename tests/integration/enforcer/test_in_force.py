@@ -300,7 +300,7 @@ def test_factor_of_an_action_throttles_it_until_it_ends(
         host.write(document)
     with SyncRedis.from_url(redis_url) as client:
         seconds, _ = client.time()
-        client.hset(FACTORS, "login", f"50 {(seconds + 3) * 1000}")
+        client.hset(FACTORS, "login", f"50 {(seconds + 3) * 1000} 1000 one")
     for host in hosts:
         poll(lambda: host.enforcer.check("watcher").factor_per_mille == 50, "the factor")  # noqa: B023 called at once
     answers = [hosts[0].enforcer.check(user) for _ in range(6)]
@@ -309,6 +309,20 @@ def test_factor_of_an_action_throttles_it_until_it_ends(
     assert not any(answer.cached for answer in answers)
     for host in hosts:
         poll(lambda: host.enforcer.check("watcher").factor_per_mille == 1000, "the end of the factor")  # noqa: B023
+
+
+def test_open_action_refuses_all_but_probes_until_it_ends(hosts: tuple[Host, Host], redis_url: str, user: str) -> None:
+    for host in hosts:
+        host.write(write_document(100, "100/1h"))
+    with SyncRedis.from_url(redis_url) as client:
+        seconds, _ = client.time()
+        client.hset(FACTORS, "login", f"20 {(seconds + 3) * 1000} 0 one")
+    for host in hosts:
+        poll(lambda: host.enforcer.check(user).reason == enforcer_pb2.REASON_OPEN, "the action open")  # noqa: B023 called at once
+    answer = hosts[0].enforcer.check(user)
+    assert (answer.outcome, answer.cached, answer.retry_after_ms) == (DENY, False, 1000)
+    for host in hosts:
+        poll(lambda: host.enforcer.check(user).outcome == ALLOW, "the action closed")  # noqa: B023
 
 
 def test_enforcers_know_how_many_they_are(hosts: tuple[Host, Host], redis_url: str, tmp_path: Path) -> None:

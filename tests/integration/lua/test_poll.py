@@ -40,12 +40,12 @@ async def test_newest_registration_that_nobody_goes_by_is_abandoned(redis_client
 async def test_poll_tells_the_factors_that_have_not_ended(redis_client: Redis) -> None:
     now_ms = (await poll(redis_client, OLDER, "one/0/a")).now_us // 1000
     stored: dict[bytes | bytearray | memoryview[int] | str | int | float, str] = {
-        "login": f"500 {now_ms + 60_000}",
-        "search": f"100 {now_ms - 1}",
+        "login": f"500 {now_ms + 60_000} 1000 one",
+        "search": f"100 {now_ms - 1} 1000 one",
         "odd": "half",
     }
     await redis_client.hset(FACTORS, mapping=stored)
-    assert (await poll(redis_client, OLDER, "one/0/a")).factors == (Factor("login", 500, now_ms + 60_000),)
+    assert (await poll(redis_client, OLDER, "one/0/a")).factors == (Factor("login", 500, 1000, now_ms + 60_000),)
     assert await redis_client.hkeys(FACTORS) == [b"login"]
 
 

@@ -144,3 +144,11 @@ def test_check_that_lacks_a_required_subject_is_denied_by_the_limits_that_requir
     decision = decide(plan, refuse_incomplete(plan, NOW_US))
     assert (decision.outcome, decision.reason, decision.decided_at_ms) == ("deny", "limit", NOW_US // 1000)
     assert (decision.refused, decision.refused_at_1, decision.limits, decision.is_shadow) == (0b1, 0, (), False)
+
+
+def test_open_action_is_told_as_such_and_to_be_asked_again_in_a_second() -> None:
+    plan = make_plan()
+    levels = tuple(limit.terms.capacity_units for limit in plan.limits)
+    decision = decide(plan, Reading(NOW_US, Status.OPEN, factor=20, levels=levels))
+    assert (decision.outcome, decision.reason, decision.retry_after_ms) == ("deny", "open", 1000)
+    assert decision.refused_at_1 == 0

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from enforcer.bucket import Status
 from enforcer.decision import Ban, Reading, Warned
 from enforcer.plan import Plan
+from enforcer.planner import Planner
 from enforcer.store import pack_call, read_result
+from enforcer.throttling import CLOSED, Throttling
 from lua.scripts import CHECK
-from tests.unit.enforcer.builders import make_plan
+from tests.unit.enforcer.builders import POLICIES_IN_FORCE, make_check, make_plan
 
 NOW_US = 1_700_000_000_000_000
 TOKEN = 60_000_000
@@ -124,12 +126,12 @@ def test_warning_is_read_with_the_subject_that_it_is_about() -> None:
 
 
 def test_ban_is_read_with_its_scope() -> None:
-    reading = read_result(make_plan(), [3, 99, 2, b"rule", b"v1", 1, b"login,api/*"], NOW_US, 1.0)
+    reading = read_result(make_plan(), [4, 99, 2, b"rule", b"v1", 1, b"login,api/*"], NOW_US, 1.0)
     assert reading == Reading(NOW_US, Status.BAN, ban=Ban(99, 2, "rule", "v1", "user=alice", ("login", "api/*")), sent_s=1.0)
 
 
 def test_check_that_failed_on_the_server_has_no_reading() -> None:
-    assert read_result(make_plan(), [4, b"WRONGTYPE \xff"], NOW_US, 0.0) is None
+    assert read_result(make_plan(), [5, b"WRONGTYPE \xff"], NOW_US, 0.0) is None
 
 
 def test_limits_that_cost_different_amounts_say_so_each() -> None:
@@ -141,5 +143,13 @@ def test_limits_that_cost_different_amounts_say_so_each() -> None:
 
 def test_factor_of_an_action_goes_with_its_checks_alone() -> None:
     plans = [make_plan(action="login"), make_plan(action="other")]
-    words = unpack(pack_call(plans, 0, {"login": 500}))
+    words = unpack(pack_call(plans, 0, {"login": Throttling(500, CLOSED, 0)}))
     assert (words[words.index("login") + 2], words[words.index("other") + 2]) == ("500", "1000")
+
+
+def test_checks_that_an_open_action_refuses_are_told_apart_from_its_probes() -> None:
+    planner = Planner(POLICIES_IN_FORCE)
+    plans = [planner.plan(make_check(f"user{number}")) for number in range(100)]
+    words = unpack(pack_call(plans, 0, {"login": Throttling(20, 500, 0)}))
+    factors = [words[place + 2] for place, word in enumerate(words) if word == "login"]
+    assert sorted(factors) == ["-20", "20"], "one shape each, however many checks"
