@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -28,8 +29,9 @@ from detector.publisher import KafkaAway, Notice, Publisher
 from detector.records import UndecodableRecord, decode_denials
 from detector.rules import Ladder, Rules
 from detector.shard import Shard, Weighing
+from detector.throttle_keeper import ThrottleKeeper
 from detector.verdict import make_event, make_offence
-from topics.specs import DENIALS, FOREVER_MS, TopicSpec
+from topics.specs import DENIALS, FOREVER_MS, OUTCOMES, TopicSpec
 
 log = structlog.get_logger("detector")
 
@@ -69,6 +71,7 @@ class Detector:
         rules: Rules,
         store: AbuseStore,
         publisher: Publisher,
+        throttle: ThrottleKeeper,
         metrics: Metrics,
     ) -> None:
         """Build the app; it runs from :meth:`start` on.
@@ -80,11 +83,13 @@ class Detector:
             rules: What is counted.
             store: Redis.
             publisher: Kafka, for what is told.
+            throttle: Told of every record of ``outcomes``.
             metrics: Where things are counted.
         """
         self._rules = rules
         self._store = store
         self._publisher = publisher
+        self._throttle = throttle
         self._metrics = metrics
         self._shards: dict[int, Shard] = {}
         self._waiting: set[int] = set()
@@ -122,6 +127,10 @@ class Detector:
         )
         self._table = self.app.Table(TABLE, key_type=bytes, value_type=bytes, partitions=partitions)
         self.app.agent(self._topic, name="count_denials", isolated_partitions=True)(self._count_denials)
+        outcomes = self.app.topic(
+            OUTCOMES.name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", acks=False
+        )
+        self.app.agent(outcomes, name="follow_outcomes")(self._follow_outcomes)
         signals: Any = self.app
         signals.on_partitions_revoked.connect(self._on_revoked)
         signals.on_partitions_assigned.connect(self._on_assigned)
@@ -199,6 +208,7 @@ class Detector:
         offsets = {
             TP(DENIALS.name, partition): changes.offset + 1 for partition, changes in drained.items() if changes.offset >= 0
         }
+        offsets |= {TP(OUTCOMES.name, partition): offset + 1 for partition, offset in self._throttle.offsets.items()}
         if offsets:
             consumer: Any = self.app.consumer
             await consumer._commit(offsets)  # noqa: SLF001 - the public one commits what Faust believes was acked
@@ -206,6 +216,18 @@ class Detector:
     async def _count_denials(self, stream: faust.StreamT[bytes]) -> None:
         async for event in stream.events():
             await self._handle(event.message)
+
+    async def _follow_outcomes(self, stream: faust.StreamT[bytes]) -> None:
+        async for event in stream.events():
+            message = event.message
+            taken_ms, now_ms = int((message.timestamp or 0) * 1000), time.time_ns() // 1_000_000
+            try:
+                await self._throttle.follow(message.partition, message.offset, message.value, taken_ms=taken_ms, now_ms=now_ms)
+            except UndecodableRecord as error:
+                await self._set_aside(message, error, "undecodable")
+            except Exception as error:  # the process's edge: one record must not stop all that follow it
+                log.exception("record_failed", topic=OUTCOMES.name, partition=message.partition, offset=message.offset)
+                await self._set_aside(message, error, "failed")
 
     async def _handle(self, message: faust.types.Message) -> None:
         partition, offset = message.partition, message.offset
@@ -354,6 +376,7 @@ class Detector:
             await self.flush()
 
     async def _on_assigned(self, _app: object, assigned: set[TP], **_: object) -> None:
+        self._throttle.keep({tp.partition for tp in assigned if tp.topic == OUTCOMES.name})
         kept = {tp.partition for tp in assigned if tp.topic == DENIALS.name}
         for partition in self._shards.keys() - kept:
             del self._shards[partition]

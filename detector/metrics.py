@@ -41,6 +41,9 @@ class Metrics:
         self.partitions = Gauge(
             "ratchet_detector_partitions", "Partitions of denials that this process reads.", registry=registry
         )
+        self.throttled = Gauge(
+            "ratchet_detector_throttled_actions", "Actions whose limits this process lowers.", registry=registry
+        )
         self.lag = Gauge("ratchet_detector_lag_records", "Records of denials that are not handled yet.", registry=registry)
         self.is_waiting = Gauge("ratchet_detector_waiting", "1 while Redis or Kafka is waited for.", registry=registry)
         self.flush_seconds = Histogram(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+import uuid
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from redis.exceptions import RedisError
 
 from detector.abuse_store import AbuseStore
 from detector.app import FLUSH_EVERY_S, Detector, spec_changelog
+from detector.factor_store import FactorStore
 from detector.listener import serve
 from detector.metrics import Metrics
 from detector.publisher import Publisher
 from detector.rebuild import keep_intact
 from detector.rules import Rules
+from detector.throttle_keeper import ThrottleKeeper
 from lua.address import open_client
 from topics.ensure import ensure
 from topics.errors import KafkaUnavailable
@@ -80,6 +83,9 @@ async def run(settings: Settings, rules: Rules) -> int:
         try:
             await publisher.start()
             keep_ms = DENIALS.retention_ms + rules.longest_penalty_ms
+            owner = f"{settings.instance or 'detector'}/{uuid.uuid4().hex}"
+            throttle = ThrottleKeeper(rules, FactorStore(client, owner), publisher.tell)
+            metrics.throttled.set_function(lambda: throttle.throttled)
             detector = Detector(
                 bootstrap=settings.kafka,
                 partitions=partitions,
@@ -87,6 +93,7 @@ async def run(settings: Settings, rules: Rules) -> int:
                 rules=rules,
                 store=AbuseStore(client, keep_ms=keep_ms),
                 publisher=publisher,
+                throttle=throttle,
                 metrics=metrics,
             )
             keeper = asyncio.create_task(keep_intact(client, settings.kafka, keep_ms=keep_ms))

@@ -10,6 +10,7 @@ PACKAGES = ("config", "detector", "devstack", "enforcer", "examples", "lua", "to
 ELSEWHERE = {
     # One adapter of a library each: without the real part on the other side there is nothing to judge.
     "detector/app.py": "tests/integration/detector/test_detector.py",
+    "detector/factor_store.py": "tests/integration/detector/test_throttle.py",
     "detector/listener.py": "tests/integration/detector/test_detector.py",
     "detector/publisher.py": "tests/integration/detector/test_detector.py",
     "detector/process.py": "tests/integration/detector/test_detector.py",
