@@ -20,11 +20,13 @@ from redis.asyncio import Redis
 
 from detector.abuse_store import AbuseStore, Applied
 from detector.app import Detector
+from detector.factor_store import FactorStore
 from detector.ladder import Offence
 from detector.metrics import Metrics
 from detector.publisher import Notice
 from detector.rebuild import IS_INTACT
 from detector.rules import Ladder, Rules
+from detector.throttle_keeper import ThrottleKeeper
 from lua.keys import INTACT, name_abuse
 from topics.specs import DENIALS
 from topics.wire import DenialRecord, Fold, FoldsEvent, HeartbeatEvent
@@ -148,6 +150,7 @@ async def live(kafka: Kafka, client: Redis, fate: Fate) -> None:
         rules=RULES,
         store=FatedStore(client, fate),
         publisher=edges,
+        throttle=ThrottleKeeper(RULES, FactorStore(client, "cut"), edges.tell),
         metrics=Metrics(CollectorRegistry(), RULES),
     )
     detector.app.consumer = edges
