@@ -298,11 +298,16 @@ def override(user: str, capacity: int, until_ms: int = 4_000_000_000_000) -> adm
     )
 
 
-def test_override_is_listed_explained_told_and_removed(
-    admin: admin_pb2_grpc.EnforcerAdminStub, kafka_bootstrap: str, user: str
+def test_override_is_seen_on_every_enforcer_listed_explained_told_and_removed(
+    enforcers: list[EnforcerProcess], admin: admin_pb2_grpc.EnforcerAdminStub, kafka_bootstrap: str, user: str
 ) -> None:
+    def holds(capacity: int) -> None:
+        see_check(enforcers, lambda enforcer: enforcer.check(user, cost=0).limits[0].capacity == capacity, f"{capacity}")
+
+    holds(5)
     request = admin_pb2.SetOverrideRequest(change=change("a good customer"), override=override(user, 50))
     made = admin.SetOverride(request, timeout=WITHIN_S)
+    holds(50)
     request.override.until_ms -= 5  # as when a person repeats `--for 1d` a little later
     again = admin.SetOverride(request, timeout=WITHIN_S)
     assert (made.repeated_call, again.repeated_call, again.rev) == (False, True, made.rev)
@@ -318,6 +323,7 @@ def test_override_is_listed_explained_told_and_removed(
     assert [entry.capacity for entry in explained.overrides] == [50]
     remove = admin_pb2.RemoveOverrideRequest(change=change("left us"), subject=name(user), policy="login", limit="per_user")
     removed = admin.RemoveOverride(remove, timeout=WITHIN_S)
+    holds(5)
     assert removed.rev == made.rev + 1
     assert list_mine() == []
     assert admin.RemoveOverride(remove, timeout=WITHIN_S).repeated_call
