@@ -256,14 +256,14 @@ class AdminService(admin_pb2_grpc.EnforcerAdminServicer):
         context: Context,
     ) -> admin_pb2.ShowPoliciesResponse:
         """Tell which policies this enforcer goes by."""
-        document, rejection = self._in_force.document, self._in_force.rejection
+        in_force = self._in_force
         async with _answering(context):
             return admin_pb2.ShowPoliciesResponse(
-                version=document.policies.version,
-                document=self._in_force.read_text(),
-                generation=self._in_force.generation.number,
-                published=bool(document.published),
-                rejected=() if rejection is None else rejection.problems,
+                version=in_force.version,
+                document=in_force.read_text(),
+                generation=in_force.generation.number,
+                published=bool(in_force.document.published),
+                rejected=() if in_force.rejection is None else in_force.rejection.problems,
             )
 
     async def Reload(self, request: admin_pb2.ReloadRequest, context: Context) -> admin_pb2.ReloadResponse:  # noqa: N802
