@@ -354,16 +354,18 @@ def policies(context: typer.Context, output: Output = "table") -> None:
 @app.command()
 def reload(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Policies document.", exists=True, dir_okay=False)],
     reason: Reason,
+    file: Annotated[Path | None, typer.Argument(help="Policies document. [default: the enforcer's own file]")] = None,
     request_id: RequestId = "",
     output: Output = "table",
 ) -> None:
     """Put a policies document in force on every enforcer, or on none when it is refused."""
     try:
-        document = file.read_text(encoding="utf-8")
+        document = "" if file is None else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{file} cannot be read: {error}") from error
+    if file is not None and not document.strip():
+        raise typer.BadParameter(f"{file} is empty")
     request = admin_pb2.ReloadRequest(document=document, change=make_change(reason, request_id))
     answer = ask(context, "Reload", request, admin_pb2.ReloadResponse)
     done = "had been put in force before" if answer.repeated_call else "is in force"

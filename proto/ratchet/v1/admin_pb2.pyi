@@ -592,7 +592,9 @@ class ReloadRequest(_message.Message):
     CHANGE_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
     document: _builtins.str
-    """The whole document, YAML. It wins over files that were there before; a file that changes later wins over it."""
+    """The whole document, YAML; empty: the file of this enforcer's host, as it stands there now. It wins over files that were
+    there before; a file that changes later wins over it.
+    """
     @_builtins.property
     def change(self) -> Global___Change: ...
     def __init__(

@@ -12,7 +12,8 @@ import grpc
 import pytest
 from redis import Redis
 
-from lua.keys import name_abuse
+from lua.keys import POLICIES as POLICIES_KEY
+from lua.keys import POLICIES_FILES, name_abuse
 from ratchet.v1 import admin_pb2, admin_pb2_grpc, enforcer_pb2
 from tests.detector_under_test import read_topic
 from tests.integration.enforcer.enforcer_under_test import EnforcerProcess, poll, run_enforcer
@@ -38,6 +39,8 @@ def enforcers(
             enforcer.wait_for_redis()
             enforcer.wait_for_kafka()
         yield [one, other]
+    with Redis.from_url(redis_url) as client:
+        client.delete(POLICIES_KEY, POLICIES_FILES)  # enforcers of other tests go by their own files
 
 
 @pytest.fixture(scope="module")
