@@ -50,7 +50,8 @@ class Connection(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_result(None)
         for waiter in self._handshake:
-            waiter.set_exception(ConnectionError("closed during the handshake"))
+            if not waiter.done():  # who asked may have given up
+                waiter.set_exception(ConnectionError("closed during the handshake"))
         self._handshake.clear()
 
     async def ask(self, *command: str) -> Any:
