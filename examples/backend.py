@@ -29,16 +29,49 @@ ANONYMOUS = "anonymous"
 
 _ENFORCER = web.AppKey("enforcer", AsyncClient)
 
+FAST_S, SLOW_S = 0.02, 0.4
+
+
+class Strain:
+    """Work that takes 20 ms, and 400 ms while more of it is under way than there is room for."""
+
+    def __init__(self, capacity: int) -> None:
+        """Begin idle.
+
+        Args:
+            capacity: Requests under way that are no strain; 0: no work is done at all.
+        """
+        self._capacity = capacity
+        self._under_way = 0
+
+    async def work(self) -> None:
+        """Take as long as it takes now."""
+        if not self._capacity:
+            return
+        self._under_way += 1
+        try:
+            await asyncio.sleep(SLOW_S if self._under_way > self._capacity else FAST_S)
+        finally:
+            self._under_way -= 1
+
+
+_STRAIN = web.AppKey("strain", Strain)
+
 Work = Callable[[], Awaitable[web.StreamResponse]]
 
 
-def create_app(enforcer: AsyncClient) -> web.Application:
+def create_app(enforcer: AsyncClient, capacity: int = 0) -> web.Application:
     """Make the application; it closes ``enforcer`` when it ends.
 
     A check that the enforcer calls wrong is never served: its client would have found the way around every limit.
+
+    Args:
+        enforcer: Asked before any work is done.
+        capacity: As ``Strain`` takes it.
     """
     app = web.Application(client_max_size=LARGEST_BODY_BYTES)
     app[_ENFORCER] = enforcer
+    app[_STRAIN] = Strain(capacity)
     app.router.add_post("/login", _login)
     app.router.add_get("/search", _search)
     app.router.add_get("/healthz", _health)
@@ -97,6 +130,7 @@ async def _guard(request: web.Request, *, user: str, action: str, work: Work) ->
         body = json.dumps(decision.problem)
         return web.Response(text=body, status=decision.http_status, headers=decision.headers, content_type=PROBLEM_CONTENT_TYPE)
     started_s = time.monotonic()
+    await request.app[_STRAIN].work()
     response = await work()
     enforcer.observe(action, time.monotonic() - started_s)
     response.headers.update(decision.headers)
@@ -125,7 +159,7 @@ def open_client(address: str, timeout_s: float = TIMEOUT_S) -> AsyncClient:
     return AsyncClient(address, without_enforcer="allow", timeout_s=timeout_s, is_proxied=True)
 
 
-async def serve(enforcer: str, host: str, port: int) -> None:
+async def serve(enforcer: str, host: str, port: int, capacity: int = 0) -> None:
     """Serve until SIGTERM or SIGINT, then finish the requests under way.
 
     Raises:
@@ -134,7 +168,7 @@ async def serve(enforcer: str, host: str, port: int) -> None:
     stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    runner = web.AppRunner(create_app(open_client(enforcer)), access_log=None)
+    runner = web.AppRunner(create_app(open_client(enforcer), capacity), access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, shutdown_timeout=5.0).start()
@@ -148,11 +182,12 @@ def main(
     enforcer: Annotated[str, typer.Option(envvar="ENFORCER", help="host:port of an enforcer or of Envoy.")] = "127.0.0.1:50050",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+    capacity: Annotated[int, typer.Option(min=0, help="Requests under way at 20 ms each; beyond, 400 ms. 0: no work.")] = 0,
 ) -> None:
     """Run the protected example API until Ctrl-C."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     try:
-        asyncio.run(serve(enforcer, host, port))
+        asyncio.run(serve(enforcer, host, port, capacity))
     except OSError as error:
         typer.echo(f"cannot listen on {host}:{port}: {error.strerror}; take another one with --port", err=True)
         raise typer.Exit(1) from error

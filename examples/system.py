@@ -53,6 +53,7 @@ class SystemSpec:
         rules: The detector's document.
         default_ports: Take the usual ports where they are free; else random ones.
         traffic: Run the simulated traffic too.
+        backend_capacity: Requests that the backend works on without strain; 0: it does no work.
         folder: Where logs stay and data is kept while it runs; None for a temporary one.
     """
 
@@ -60,6 +61,7 @@ class SystemSpec:
     rules: Path = RULES
     default_ports: bool = False
     traffic: bool = False
+    backend_capacity: int = 0
     folder: Path | None = None
 
 
@@ -205,7 +207,10 @@ class System:
         )
         backend = _module(
             "backend",
-            ("examples.backend", "--enforcer", where.envoy, "--port", str(self._backend_port)),
+            (
+                *("examples.backend", "--enforcer", where.envoy, "--port", str(self._backend_port)),
+                *("--capacity", str(self._spec.backend_capacity)),
+            ),
             partial(answers_http, self._backend_port, "/healthz"),
         )
         if not self._spec.traffic:
