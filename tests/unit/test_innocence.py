@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +19,9 @@ from enforcer.folding import Folder
 from enforcer.planner import Planner
 from enforcer.policy import Policies
 from enforcer.policy_document import PoliciesDocument
+from examples.access_log import ACTIONS_BY
+from examples.replay import open_log
+from examples.replay_plan import plan_replay
 from topics.events import VerdictEvent
 from topics.wire import FoldsEvent
 
@@ -24,6 +29,7 @@ T0 = 1_800_000_000_000
 FLUSH_MS = 50
 RULES = read_document(Path("config/rules.yaml"), Rules).model
 SHIPPED = read_document(Path("config/policies.yaml"), PoliciesDocument)
+REAL_LOG = Path(os.environ.get("RATCHET_ACCESS_LOG", Path(__file__).parents[3] / "shared" / "data" / "apache_logs"))
 HOME, ELSEWHERE = "203.0.113.7", "198.51.100.9"
 
 pauses = st.lists(st.integers(0, 900), min_size=60, max_size=120)
@@ -33,18 +39,20 @@ factors = st.sampled_from([50, 200, 500, 999])
 class World:
     """One enforcer and one detector, without a network between them."""
 
-    def __init__(self, document: Loaded[PoliciesDocument] = SHIPPED) -> None:
+    def __init__(self, document: Loaded[PoliciesDocument] = SHIPPED, at_ms: int = T0) -> None:
         self.policies = Policies.compile(document)
         self.planner = Planner(self.policies)
         self.folder = Folder(self.policies.foldable)
         self.backtest = Backtest(RULES)
         self.buckets: dict[str, Bucket] = {}
         self.flushes = 0
-        self.at_ms = T0
-        self.flushed_at_ms = T0
+        self.at_ms = at_ms
+        self.flushed_at_ms = at_ms
 
-    def check(self, user: str, ip: str = HOME, *, factor: int = 1000, is_degraded: bool = False) -> Decision:
-        plan = self.planner.plan(Check(user, "login", 1, {"ip": ip}))
+    def check(
+        self, user: str, ip: str = HOME, *, action: str = "login", factor: int = 1000, is_degraded: bool = False
+    ) -> Decision:
+        plan = self.planner.plan(Check(user, action, 1, {"ip": ip} if ip else {}))
         now_us = self.at_ms * 1000
         ban = self.find_ban(plan.subjects)
         if ban is not None:
@@ -215,3 +223,15 @@ def test_attacker_who_causes_an_overload_is_still_banned(waits: list[int], sched
         world.wait(min(pause_ms, 400))
     bans = world.backtest.bans or [verdict for verdict in world.finish() if verdict.penalty == "ban"]
     assert [verdict.subject for verdict in bans] == ["user=mallory"]
+
+
+@pytest.mark.skipif(not REAL_LOG.exists(), reason="no real access log: name one with RATCHET_ACCESS_LOG")
+@pytest.mark.parametrize("by", ["kind", "path-prefix", "method"])
+def test_real_traffic_with_its_crawlers_judged_in_its_own_time_gets_nobody_banned(by: str) -> None:
+    with open_log(REAL_LOG) as lines:
+        plan = plan_replay(lines, action_of=ACTIONS_BY[by], limit=1_000_000)
+    world = World(at_ms=plan.timed[0][1].at_ms)
+    for _, request in plan.timed:
+        world.wait(request.at_ms - world.at_ms)
+        world.check(request.user, request.ip, action=request.action)
+    assert [verdict for verdict in world.finish() if verdict.penalty == "ban"] == []
