@@ -165,11 +165,16 @@ class Detector:
         return bool(self._waiting)
 
     def measure_lag(self) -> int:
-        """Records in the assigned partitions that are not handled yet; of partitions where one was read."""
+        """Records in the assigned partitions that are not handled yet; of partitions where one was ever read."""
+        consumer: Any = self.app.consumer
         lag = 0
-        for partition in self.partitions & self._shards.keys():
-            end = self.app.consumer.highwater(TP(DENIALS.name, partition)) or 0
-            lag += max(0, end - self._shards[partition].offset - 1)
+        for partition in self.partitions:
+            place = TP(DENIALS.name, partition)
+            shard = self._shards.get(partition)
+            # An agent that died before its first record leaves no shard, and must be noticed too.
+            following = shard.offset + 1 if shard else consumer._committed_offset.get(place)  # noqa: SLF001 - where Faust began
+            if following is not None:
+                lag += max(0, (consumer.highwater(place) or 0) - following)
         return lag
 
     def count_subjects(self) -> int:

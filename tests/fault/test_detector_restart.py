@@ -30,7 +30,7 @@ from topics.events import AbuseState, VerdictEvent
 from topics.specs import DENIALS
 
 RULES = read_document(Path("config/rules.yaml"), Rules).model
-KEEP_MS = DENIALS.retention_ms + RULES.ladder.longest_ms
+KEEP_MS = DENIALS.retention_ms + RULES.longest_penalty_ms
 
 
 @pytest_asyncio.fixture
@@ -53,9 +53,10 @@ async def enforcer(detector: DetectorProcess) -> AsyncIterator[Enforcer]:
     await producer.stop()
 
 
-def predict(enforcer: Enforcer) -> tuple[dict[str, AbuseState], set[str]]:
-    """What an undisturbed run over the written records ends in: states, and the ids of all verdicts."""
+def predict(enforcer: Enforcer) -> tuple[dict[str, AbuseState], dict[str, int], set[str]]:
+    """What an undisturbed run over the written records ends in: states, when they expire, and the ids of all verdicts."""
     states: dict[str, AbuseState] = {}
+    expiries: dict[str, int] = {}
     verdicts: set[str] = set()
     shards = {number: Shard(number, RULES, {}, None) for number in range(enforcer.partitions)}
     for offset, (partition, value) in enumerate(enforcer.written):
@@ -64,11 +65,14 @@ def predict(enforcer: Enforcer) -> tuple[dict[str, AbuseState], set[str]]:
             assert weighing.origin
             offence = make_offence(crossing, weighing.origin, RULES)
             verdicts.add(offence.verdict_id)
-            state = judge(states.get(offence.subject), offence, RULES.ladder, now_ms=offence.at_ms, keep_ms=KEEP_MS).state
-            assert state
-            states[offence.subject] = state
+            ladder = RULES.find_ladder(crossing.watch.rule)
+            judged = judge(states.get(offence.subject), offence, ladder, now_ms=offence.at_ms, keep_ms=KEEP_MS)
+            if judged.state:
+                states[offence.subject] = judged.state
+            if judged.expires_at_ms:
+                expiries[offence.subject] = judged.expires_at_ms
         shards[partition].accept(weighing)
-    return states, verdicts
+    return states, expiries, verdicts
 
 
 async def attack(enforcer: Enforcer, users: list[str], *, records: int, pause_s: float) -> None:
@@ -107,7 +111,7 @@ async def assert_undisturbed(detector: DetectorProcess, enforcer: Enforcer, clie
 
 
 async def assert_states_and_verdicts(detector: DetectorProcess, enforcer: Enforcer, client: Redis, users: list[str]) -> None:
-    states, verdicts = predict(enforcer)
+    states, expiries, verdicts = predict(enforcer)
     assert states
 
     async def look() -> bool:
@@ -120,6 +124,8 @@ async def assert_states_and_verdicts(detector: DetectorProcess, enforcer: Enforc
         for user in users:
             assert await client.get(name_abuse(user)) == (states[user].model_dump_json() if user in states else None)
         raise
+
+    assert {user: await client.pexpiretime(name_abuse(user)) for user in expiries} == expiries
 
     async def tell() -> dict[str, set[bytes]]:
         told: dict[str, set[bytes]] = {}
@@ -202,3 +208,36 @@ async def test_partitions_that_move_in_mid_stream_lose_and_double_nothing(
             await assert_undisturbed(second, enforcer, client, users)
         finally:
             second.kill()
+
+
+@pytest.mark.timeout(240)
+async def test_three_workers_between_whom_partitions_move_end_as_one_that_is_left_alone(
+    detector: DetectorProcess, enforcer: Enforcer, redis_url: str, tmp_path: Path
+) -> None:
+    users = [f"user=victim-{uuid.uuid4().hex[:8]}" for _ in range(30)]
+    others = [
+        DetectorProcess(detector.kafka, redis_url, tmp_path / f"{name}.log", instance=f"detector-{name}")
+        for name in ("second", "third")
+    ]
+    async with Redis.from_url(redis_url, decode_responses=True) as client:
+        attacking = asyncio.create_task(attack(enforcer, users, records=1200, pause_s=0.4))
+        try:
+            for other in others:
+                other.start()
+            for other in others:
+                await other.wait_ready()
+
+            async def have_moved() -> bool:
+                return all(any(line["event"] == "partition_taken" for line in other.lines()) for other in others)
+
+            await poll(have_moved, "partitions of all three")
+            # One is killed and comes back under its name, one leaves in order: partitions move, and move back.
+            await others[0].end(signal.SIGKILL)
+            assert await others[1].end(signal.SIGTERM) == 0
+            others[0].start()
+            await others[0].wait_ready()
+            await attacking
+            await assert_undisturbed(detector, enforcer, client, users)
+        finally:
+            for other in others:
+                other.kill()
