@@ -1,4 +1,4 @@
-"""Command line: ``python -m detector run | rebuild | check-rules | test-rules | schema | backtest``."""
+"""Command line: ``python -m detector run | rebuild | check-rules | test-rules | schema | backtest | explain``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from config.declared import DeclaredPolicies
 from config.document import DocumentError, Model, place_problems, read_document
 from detector.backtest_command import backtest
+from detector.explain_command import explain
 from detector.feeding import find_hungry, find_misfits, is_claimed
 from detector.fixtures import Fixtures
 from detector.logs import configure_logs
@@ -26,6 +27,7 @@ from topics.specs import DENIALS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Turns denials into bans.")
 app.command("backtest")(backtest)
+app.command("explain")(explain)
 
 EXIT_BAD_CONFIG = 2
 EXIT_PORT_TAKEN = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -65,3 +66,10 @@ async def test_replay_of_denials_has_the_same_ids_and_of_decisions_the_same_offe
     )
     by_subject = {verdict.subject: verdict for verdict in live.values()}
     assert all(abs(each["at_ms"] - by_subject[each["subject"]].at_ms) <= 100 for each in mine), "within one flush"
+
+    asked = next(verdict for verdict in live.values() if verdict.result == "applied")
+    command = [sys.executable, "-m", "detector", "explain", asked.verdict_id, "--kafka", kafka_bootstrap, "-o", "json"]
+    explained = json.loads(await asyncio.to_thread(subprocess.check_output, command))
+    assert (explained["subject"], explained["counted"], explained["is_complete"]) == (asked.subject, asked.evidence.count, True)  # type: ignore[union-attr]
+    assert explained["proofs"][-1]["offset"] == asked.evidence.offset  # type: ignore[union-attr]
+    assert explained["one_event_earlier"] < explained["threshold"] == 10
