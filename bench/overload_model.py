@@ -177,7 +177,9 @@ class Score:
 
 
 @dataclass(slots=True)
-class _Backend:
+class Backend:
+    """A queue, served first come, first served."""
+
     queue: float = 0.0
     """Requests, those of callers who left included."""
 
@@ -199,7 +201,7 @@ def play(scenario: Scenario, law: Law, *, headroom: float, delay_s: int, others:
         delay_s: From the end of a second until the factor that it led to is in force; at least 1.
         others: Controllers that see the same and whose factor is in force every other second: as if two wrote in turn.
     """
-    backend = _Backend()
+    backend = Backend()
     pending: deque[tuple[float, float]] = deque([(1.0, 1.0)] * delay_s)
     refill = headroom * World().demand
     for at_s in range(scenario.seconds):

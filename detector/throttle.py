@@ -118,6 +118,7 @@ class State:
         silent: Ticks in a row that told nothing.
         load: What the last tick that told something showed; above 1 is overload.
         steps: How often the factor was lowered since there was last no overload.
+        strained: Ticks in a row that showed overload.
     """
 
     factor: float = UNLOWERED
@@ -129,6 +130,7 @@ class State:
     silent: int = 0
     load: float = 0.0
     steps: int = 0
+    strained: int = 0
 
     @property
     def is_open(self) -> bool:
@@ -181,8 +183,8 @@ def advance(state: State, tick: Tick, terms: Terms) -> State:
     if state.is_open:
         return _probe(state, load, tick, terms)
     if load > 1:
-        return replace(_lower(state, load, tick, terms), load=load, calm=0)
-    state = _learn(replace(state, load=load, steps=0, calm=state.calm + 1), tick)
+        return replace(_lower(state, load, tick, terms), load=load, calm=0, strained=state.strained + 1)
+    state = _learn(replace(state, load=load, steps=0, strained=0, calm=state.calm + 1), tick)
     return state if load > _CALM else _raise(state, tick)
 
 
@@ -204,7 +206,7 @@ def _probe(state: State, load: float, tick: Tick, terms: Terms) -> State:
 
 
 def _lower(state: State, load: float, tick: Tick, terms: Terms) -> State:
-    if load <= _SURE and state.load <= 1:
+    if (load <= _SURE and state.load <= 1) or state.strained < tick.priority - _USUAL_PRIORITY:
         return state
     since_ms = tick.at_ms - state.lowered_ms
     used = min(state.factor, tick.used_share)

@@ -128,6 +128,17 @@ def test_lower_priorities_give_way_first() -> None:
     assert high.factor == 1
 
 
+def test_a_higher_priority_waits_a_tick_longer_for_each_step() -> None:
+    waited = []
+    for priority in (5, 6, 10):
+        state, ticks = USUAL, 0
+        while state.factor == 1:
+            state = feed(state, replace(make_tick(800, at_s=100 + ticks), priority=priority))
+            ticks += 1
+        waited.append(ticks)
+    assert waited == [1, 2, 6]
+
+
 def test_unknown_share_of_the_limits_counts_as_all_of_them() -> None:
     assert Tick(0, admitted_tokens=5).used_share == 1
 

@@ -10,6 +10,10 @@ from bench.overload_model import (
     HEADROOMS,
     SCENARIOS,
     SLO_S,
+    STEPS,
+    TERMS,
+    TIMEOUT_S,
+    Backend,
     Ratchet,
     Scenario,
     World,
@@ -17,6 +21,7 @@ from bench.overload_model import (
     play,
     score,
 )
+from detector.throttle import State, Tick, advance
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 REGIMES = [(headroom, delay_s) for headroom in HEADROOMS for delay_s in DELAYS_S]
@@ -81,3 +86,22 @@ def test_model_without_a_throttle_collapses() -> None:
     found = judge(BY_NAME["capacity halves and returns"], "none", headroom=10, delay_s=1)
     assert found.violated_s > 60
     assert SLO_S == 0.2
+
+
+def test_of_two_actions_that_share_a_backend_the_one_of_lower_priority_is_cut_and_the_other_is_not() -> None:
+    backend = Backend()
+    states, factors = {1: State(), 10: State()}, {1: 1.0, 10: 1.0}
+    cut = dict.fromkeys(states, 0)
+    for at_s in range(BEFORE_S + 120):
+        demand = 300.0 if at_s < BEFORE_S else 550.0 + at_s / 100
+        admitted = {priority: min(demand, 3000.0 * factor) for priority, factor in factors.items()}
+        latencies = sorted(backend.serve(sum(admitted.values()) / STEPS, World()) for _ in range(STEPS))
+        p90_us = min(latencies[int(0.9 * STEPS)], TIMEOUT_S) * 1e6
+        factors = {priority: state.factor for priority, state in states.items()}
+        for priority, state in states.items():
+            passed = round(admitted[priority])
+            tick = Tick((at_s + 1) * 1000, passed, 0, p90_us, passed, 3_000_000, priority)
+            states[priority] = advance(state, tick, TERMS)
+            if at_s >= BEFORE_S + 20:
+                cut[priority] += max(0, round(demand) - passed)
+    assert cut[10] < cut[1] / 3, cut
