@@ -70,7 +70,7 @@ def run(
 
     configure_logs()
     document = _read(rules, Rules, EXIT_BAD_CONFIG)
-    settings = Settings(kafka=kafka, redis=redis, host=host, metrics_port=metrics_port, instance=instance)
+    settings = Settings(rules=rules, kafka=kafka, redis=redis, host=host, metrics_port=metrics_port, instance=instance)
     try:
         code = asyncio.run(run(settings, document))
     except OSError as error:

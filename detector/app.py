@@ -16,6 +16,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import faust
@@ -23,11 +24,12 @@ import structlog
 from faust.types import TP
 
 from detector.abuse_store import AbuseStore, Applied, OffenceRefused, RedisAway
-from detector.ladder import Offence
+from detector.allowlist import Allowlist
+from detector.ladder import Offence, judge_exempt
 from detector.metrics import Metrics
 from detector.publisher import KafkaAway, Notice, Publisher
 from detector.records import UndecodableRecord, decode_denials
-from detector.rules import Ladder, Rules
+from detector.rules import Exemption, Ladder, Rules
 from detector.shard import Shard, Weighing
 from detector.throttle_keeper import ThrottleKeeper
 from detector.verdict import make_event, make_offence
@@ -38,6 +40,8 @@ log = structlog.get_logger("detector")
 GROUP = "ratchet-detector"
 TABLE = "windows"
 FLUSH_EVERY_S = 0.5
+NO_PARTITION = -1
+"""Waits for Redis or Kafka without a partition that stands still."""
 SEEK_AGAIN_AFTER_S = 1.0
 LONGEST_PAUSE_S = 2.0
 
@@ -86,7 +90,10 @@ class Detector:
             throttle: Told of every record of ``outcomes``.
             metrics: Where things are counted.
         """
-        self._rules = rules
+        self.rules = rules
+        """What is counted; change them with :meth:`put_in_force`."""
+        self._allowlist = Allowlist(rules.allowlist)
+        self._exempting = asyncio.Event()
         self._store = store
         self._publisher = publisher
         self._throttle = throttle
@@ -181,6 +188,36 @@ class Detector:
         """Subjects that are remembered in all partitions."""
         return sum(map(len, self._shards.values()))
 
+    def put_in_force(self, rules: Rules) -> None:
+        """Count by other rules, each partition from its next record on."""
+        self.rules = rules
+        self._allowlist = Allowlist(rules.allowlist)
+        self._store.keep_ms = DENIALS.retention_ms + rules.longest_penalty_ms
+        self._metrics.show_rules(rules)
+        self._exempting.set()
+
+    async def end_bans_of_exempt(self) -> None:
+        """End the bans of exempt subjects whenever other rules come into force, until it is cancelled.
+
+        Of networks it knows the subjects that were seen: those that the partitions of this process remember.
+        """
+        while True:
+            await self._exempting.wait()
+            self._exempting.clear()
+            seen = {subject for shard in self._shards.values() for subject in shard.list_subjects()}
+            for subject, exemption in self._allowlist.list_subjects(seen, time.time_ns() // 1_000_000).items():
+                try:
+                    await self._retry(NO_PARTITION, partial(self._end_bans, subject, exemption))
+                except OffenceRefused as error:
+                    log.warning("bans_not_ended", subject=subject, error=str(error))
+
+    async def _end_bans(self, subject: str, exemption: Exemption) -> None:
+        await self._store.require_intact()
+        lifted = await self._store.end_bans(subject, exemption)
+        if lifted is not None:
+            await self._publisher.tell([Notice(lifted.verdict, lifted.state)])
+            log.info("bans_ended", subject=subject, actor=exemption.actor, reason=exemption.reason)
+
     async def flush(self) -> None:
         """Write down what changed, and commit what is written. One at a time.
 
@@ -239,6 +276,8 @@ class Detector:
         shard = self._find_shard(message)
         if not await self._is_next(message, shard):
             return
+        if shard.rules is not self.rules:
+            shard.swap(self.rules)
         taken_ms = int((message.timestamp or 0) * 1000)
         try:
             record = decode_denials(message.value)
@@ -247,7 +286,7 @@ class Detector:
                 log.error("topic_made_anew", topic=DENIALS.name, partition=partition, offset=offset, known=shard.offset)
                 shard.forget()
                 weighing = shard.weigh(offset, record, taken_ms=taken_ms)
-            await self._punish(message, weighing)
+            await self._punish(message, weighing, shard.rules)
         except UndecodableRecord as error:
             await self._set_aside(message, error, "undecodable")
             shard.skip(offset)
@@ -270,7 +309,8 @@ class Detector:
             # Faust reads rows back when it starts, and nobody else needs them: taken out, they are not held twice.
             rows = {key[len(prefix) :].decode(): store.data.pop(key) for key in list(store.data) if key.startswith(prefix)}
             progress = rows.pop("", None)
-            shard = self._shards[partition] = Shard(partition, self._rules, rows, progress)
+            shard = self._shards[partition] = Shard(partition, self.rules, rows, progress)
+            self._exempting.set()
             log.info("partition_taken", partition=partition, subjects=len(shard), offset=message.offset, included=shard.offset)
             # Heartbeats alone are committed without a progress of their own: what is committed is included.
             consumer: Any = self.app.consumer
@@ -302,21 +342,24 @@ class Detector:
         self._sought_until[message.partition] = loop.time() + SEEK_AGAIN_AFTER_S
         return False
 
-    async def _punish(self, message: faust.types.Message, weighing: Weighing) -> None:
+    async def _punish(self, message: faust.types.Message, weighing: Weighing, rules: Rules) -> None:
         """Apply what was crossed, in order, and tell of it. Comes back only when Redis and Kafka have it."""
         if not weighing.crossings or weighing.origin is None:
             return
         notices = []
         for crossing in weighing.crossings:
-            offence = make_offence(crossing, weighing.origin, self._rules)
+            offence = make_offence(crossing, weighing.origin, rules)
             try:
-                applied = await self._apply(message.partition, offence, self._rules.find_ladder(crossing.watch.rule))
+                if self._allowlist.find(offence.subject, offence.at_ms):
+                    applied = Applied(judge_exempt(offence), b"", is_repeat=False)
+                else:
+                    applied = await self._apply(message.partition, offence, rules.find_ladder(crossing.watch.rule))
             except OffenceRefused as error:
                 self._metrics.verdicts.labels(offence.rule, "refused").inc()
                 await self._set_aside(message, error, "failed")
                 continue
             is_change = applied.finding.result in {"applied", "already_over"}
-            verdict = make_event(crossing, weighing.origin, offence, applied.finding, self._rules)
+            verdict = make_event(crossing, weighing.origin, offence, applied.finding, rules)
             notices.append(Notice(verdict, applied.state if is_change else b""))
             self._metrics.verdicts.labels(offence.rule, "repeat" if applied.is_repeat else applied.finding.result).inc()
             if applied.finding.result == "applied" and not applied.is_repeat:

@@ -100,6 +100,11 @@ def measure_jitter_ms(verdict_id: str, duration_ms: int, jitter: int) -> int:
     return duration_ms * jitter // 1000 * int(verdict_id[:4], 16) // 65536 if jitter else 0
 
 
+def judge_exempt(offence: Offence) -> Finding:
+    """Say what comes of an offence of a subject on the allowlist: nothing, and its state is not looked at."""
+    return Finding(result="exempt", applied_at_ms=offence.at_ms)
+
+
 def judge(state: AbuseState | None, offence: Offence, ladder: Ladder, *, now_ms: int, keep_ms: int) -> Judgement:
     """Decide what a first sight of an offence leads to. A repeat is answered from what was stored, and never comes here.
 

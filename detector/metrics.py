@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from detector.rules import Rules
 from topics.events import VerdictResult
@@ -55,9 +55,18 @@ class Metrics:
             registry=registry,
             buckets=_DELAYS_S,
         )
+        self.rules = Info("ratchet_detector_rules", "The rules document in force.", registry=registry)
+        self.rules_rejected = Counter(
+            "ratchet_detector_rules_rejected", "Rules that were refused; those before stayed in force.", registry=registry
+        )
         # All series stand from the first scrape, so that a rate over one that was never seen is 0 and not absent.
         for kind in RECORD_KINDS:
             self.records.labels(kind)
+        self.show_rules(rules)
+
+    def show_rules(self, rules: Rules) -> None:
+        """Show other rules as those in force; their series stand at once, and those of rules that are gone stay."""
+        self.rules.info({"version": rules.digest})
         for rule in rules.rules:
             self.denials.labels(rule.name)
             self.late.labels(rule.name)

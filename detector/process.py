@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -24,6 +25,7 @@ from detector.listener import serve
 from detector.metrics import Metrics
 from detector.publisher import Publisher
 from detector.rebuild import keep_intact
+from detector.reloading import follow_rules
 from detector.rules import Rules
 from detector.throttle_keeper import ThrottleKeeper
 from lua.address import open_client
@@ -46,6 +48,7 @@ class Settings:
     """What an operator sets.
 
     Attributes:
+        rules: The rules document, followed while it runs.
         kafka: ``host:port[,host:port]``.
         redis: Redis URL, as ``lua.address`` reads it.
         host: Address of the metrics listener.
@@ -53,6 +56,7 @@ class Settings:
         instance: Stable name of this process among all detectors; empty for none.
     """
 
+    rules: Path
     kafka: str
     redis: str
     host: str
@@ -70,6 +74,8 @@ async def run(settings: Settings, rules: Rules) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    is_asked = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, is_asked.set)
     registry = CollectorRegistry()
     metrics = Metrics(registry, rules)
     troubles = ["starting"]
@@ -96,12 +102,17 @@ async def run(settings: Settings, rules: Rules) -> int:
                 throttle=throttle,
                 metrics=metrics,
             )
-            keeper = asyncio.create_task(keep_intact(client, settings.kafka, keep_ms=keep_ms))
+            keepers = {
+                asyncio.create_task(keep_intact(client, settings.kafka, keep_ms=keep_ms), name="keep Redis intact"),
+                asyncio.create_task(follow_rules(settings.rules, detector, metrics, is_asked), name="follow the rules"),
+                asyncio.create_task(detector.end_bans_of_exempt(), name="end bans of exempt subjects"),
+            }
             try:
-                return await _turn(detector, metrics, stop, troubles, keeper)
+                return await _turn(detector, metrics, stop, troubles, keepers)
             finally:
-                keeper.cancel()
-                await asyncio.wait({keeper})
+                for task in keepers:
+                    task.cancel()
+                await asyncio.wait(keepers)
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(STOP_WITHIN_S):
@@ -187,9 +198,9 @@ class _Watch:
 
 
 async def _turn(
-    detector: Detector, metrics: Metrics, stop: asyncio.Event, troubles: list[str], keeper: asyncio.Task[None]
+    detector: Detector, metrics: Metrics, stop: asyncio.Event, troubles: list[str], keepers: set[asyncio.Task[None]]
 ) -> int:
-    """Flush on time, until a signal or a failure, also of the task that keeps Redis intact."""
+    """Flush on time, until a signal or a failure, also of a task that never ends by itself."""
     await detector.start()
     watch = _Watch(detector, metrics)
     is_ready = False
@@ -204,8 +215,9 @@ async def _turn(
             is_ready = True
             log.info("detector_ready", partitions=sorted(detector.partitions))
         failure = failure or watch.look()
-        if keeper.done():
-            failure = f"Redis is not seen to any more: {keeper.exception()!r}"
+        for keeper in keepers:
+            if keeper.done():
+                failure = f"it does not {keeper.get_name()} any more: {keeper.exception()!r}"
         if failure:
             log.error("detector_failed", reason=failure)
             break

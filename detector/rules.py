@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -32,6 +33,9 @@ _GLOB = r"[A-Za-z0-9_.:/@+*-]{1,128}"
 _IS_NAME = re.compile(_NAME).fullmatch
 _IS_GLOB = re.compile(_GLOB).fullmatch
 
+
+_ALL_BITS, _SUBJECT_BITS = 128, 64
+"""Of an IPv6 address, and of what one customer holds."""
 
 MOST_DISTINCT = 40
 """Distinct actions or users that one window tells apart."""
@@ -69,6 +73,24 @@ def _parse_share(value: object) -> object:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
         return round(value * 1000)
     raise ValueError(f"{value!r} is not a share; allowed: a number from 0 to 1, like 0.5")
+
+
+def _parse_network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        network = ip_network(text)
+    except ValueError as error:
+        raise ValueError(
+            f"value {text!r} is no address and no network; allowed: 203.0.113.7, 203.0.113.0/24, 2001:db8::/48"
+        ) from error
+    if isinstance(network, IPv4Network):
+        return network
+    if network.network_address.ipv4_mapped is not None and network.prefixlen == _ALL_BITS:
+        return IPv4Network(network.network_address.ipv4_mapped)
+    if network.prefixlen == _ALL_BITS:
+        return network.supernet(new_prefix=_SUBJECT_BITS)
+    if network.prefixlen > _SUBJECT_BITS:
+        raise ValueError(f"value {text!r} is narrower than what IPv6 is limited by; allowed: a /64 or wider, or one address")
+    return network
 
 
 def _bound_duration(lowest_ms: int, highest_ms: int) -> AfterValidator:
@@ -260,6 +282,17 @@ class Exemption(_Document):
     """Who decided it."""
     until: AwareDatetime | None = None
     """End; without it, for good."""
+
+    @model_validator(mode="after")
+    def _check_address(self) -> Self:
+        if self.kind == "ip":
+            _parse_network(self.value)
+        return self
+
+    @property
+    def network(self) -> IPv4Network | IPv6Network:
+        """Of an ``ip``: the addresses, IPv6 by /64 at the narrowest, as they are limited."""
+        return _parse_network(self.value)
 
 
 class Throttle(_Document):

@@ -123,6 +123,8 @@ class Shard:
             most: Subjects to remember at most, at least 10.
         """
         self._partition = partition
+        self.rules = rules
+        """What is counted now."""
         self._watches = {watch.key: watch for watch in compile_watches(rules)}
         self._rows = rows
         self._remembered = len(rows)
@@ -183,6 +185,20 @@ class Shard:
         if self._remembered > self._most:
             self._evict()
 
+    def swap(self, rules: Rules) -> None:
+        """Count by other rules from the next record on.
+
+        Windows of a rule that counts the same go on, whatever its thresholds; all others start empty. Call between accepting
+        one record and weighing the next.
+        """
+        self.rules = rules
+        self._watches = {watch.key: watch for watch in compile_watches(rules)}
+        self._find_watches.cache_clear()
+
+    def list_subjects(self) -> set[str]:
+        """Give the subjects that are remembered."""
+        return {*self._rows, *(subject for subject, row in self._fresh.items() if row)}
+
     def skip(self, offset: int) -> None:
         """Go past a record that cannot be read."""
         self.accept(Weighing(offset, "skipped"))
@@ -239,6 +255,8 @@ class Shard:
                     fold, first_ms=max(0, taken_ms - (fold.last_ms - fold.first_ms)), last_ms=taken_ms
                 )
             windows = dict(row.windows)
+            if not windows.keys() <= self._watches.keys():  # the rules have changed
+                windows = {key: window for key, window in windows.items() if key in self._watches}
             counted = ""
             for watch in watches:
                 step = advance(windows.get(watch.key) or _UNUSED, fold, watch)

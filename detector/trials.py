@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from detector.allowlist import Allowlist
 from detector.durations import format_duration
 from detector.fixtures import START_MS, Fixture, Fixtures
-from detector.ladder import Finding, Offence, judge
+from detector.ladder import Finding, Offence, judge, judge_exempt
 from detector.rules import Rule, Rules
 from detector.shard import Shard
 from detector.verdict import make_offence
@@ -87,6 +88,7 @@ def try_rules(rules: Rules, files: Sequence[tuple[str, Fixtures]]) -> tuple[list
 def run_fixture(rules: Rules, folds: Sequence[Fold]) -> list[Verdict]:
     """Give the verdicts that the folds lead to, each fold in a record of its own."""
     shard = Shard(0, rules, {}, None)
+    allowlist = Allowlist(rules.allowlist)
     states: dict[str, AbuseState | None] = {}
     keep_ms = DENIALS.retention_ms + rules.longest_penalty_ms
     verdicts = []
@@ -97,6 +99,9 @@ def run_fixture(rules: Rules, folds: Sequence[Fold]) -> list[Verdict]:
             assert weighing.origin is not None  # noqa: S101 - folds have one
             offence = make_offence(crossing, weighing.origin, rules)
             rule = crossing.watch.rule
+            if allowlist.find(offence.subject, offence.at_ms):
+                verdicts.append(_name_verdict(offence, judge_exempt(offence), rules))
+                continue
             judgement = judge(states.get(fold.subject), offence, rules.find_ladder(rule), now_ms=at_ms, keep_ms=keep_ms)
             states[fold.subject] = judgement.state
             verdicts.append(_name_verdict(offence, judgement.finding, rules))

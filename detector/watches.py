@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ class Watch:
     """One threshold of one rule."""
 
     key: str
-    """Names it among all watches: the rule's name, and for harder thresholds which."""
+    """Names it among all watches, and what it counts: windows of a rule that counts otherwise are not taken for its own."""
     rule: Rule
     counts: Literal["denials", "actions", "users"]
     threshold: int
@@ -50,15 +51,22 @@ def measure_width_ms(window_ms: int) -> int:
     return max(NARROWEST_MS, -(-window_ms // BUCKETS))
 
 
+def digest_count(rule: Rule) -> str:
+    """Version of what a rule's windows hold, whatever thresholds they are compared with. 6 hexadecimal digits."""
+    counted = (rule.by, rule.counts, rule.window_ms, rule.most_admitted is None, rule.match.model_dump_json())
+    return hashlib.blake2b(repr(counted).encode(), digest_size=3).hexdigest()
+
+
 def compile_watches(rules: Rules) -> tuple[Watch, ...]:
     """Compile all thresholds of all rules, in the order of the document."""
     watches = []
     for rule in rules.rules:
+        version = digest_count(rule)
         steps = [(rule.threshold, rule.start), *((harder.threshold, harder.start) for harder in rule.harder)]
         for number, (threshold, start) in enumerate(steps):
             watches.append(
                 Watch(
-                    key=f"{rule.name}+{number}" if number else rule.name,
+                    key=f"{rule.name}+{number}@{version}" if number else f"{rule.name}@{version}",
                     rule=rule,
                     counts=rule.counts,
                     threshold=threshold,

@@ -17,6 +17,7 @@ import structlog
 from redis.asyncio import Redis
 
 from config.document import DocumentError, parse_document, read_text
+from config.watching import watch_files
 from enforcer.bucket import Generation
 from enforcer.decider import Decider
 from enforcer.envoy_files import list_files, load_policies
@@ -36,7 +37,6 @@ from enforcer.policy import Override, Policies
 from enforcer.policy_document import PoliciesDocument
 from enforcer.redis_script import RedisAway
 from enforcer.throttling import Throttling
-from enforcer.watching import watch_files
 from lua.address import open_client
 
 EVERY_S = 0.25

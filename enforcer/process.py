@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from config.watching import watch_files
 from enforcer.access import Access
 from enforcer.admin import AdminService
 from enforcer.audit import Audit
@@ -28,7 +29,6 @@ from enforcer.server import PortTaken, Server, Transport
 from enforcer.subject_store import SubjectStore
 from enforcer.telemetry import Telemetry
 from enforcer.tls import Tls
-from enforcer.watching import watch_files
 from enforcer.workers import watch_parent
 from lua.address import open_client
 

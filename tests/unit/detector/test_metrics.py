@@ -32,3 +32,13 @@ def test_every_series_is_documented() -> None:
     for metric in registry.collect():
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name
         assert f"`{name}`" in text
+
+
+def test_series_of_new_rules_appear_at_once_and_the_version_is_that_in_force() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, RULES)
+    renamed = RULES.rules[0].model_copy(update={"name": "renamed"})
+    metrics.show_rules(RULES.model_copy(update={"rules": (renamed,)}))
+    series = list_series(registry)
+    assert ("ratchet_detector_denials_total", (("rule", "renamed"),)) in series
+    assert [labels for name, labels in series if name == "ratchet_detector_rules_info"] == [(("version", RULES.digest),)]

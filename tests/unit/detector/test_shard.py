@@ -338,3 +338,32 @@ def test_sources_that_arrive_in_another_order_make_no_second_strike_of_one_offen
             judgement = judge(state, offence, ONE_OFFENCE.ladder, now_ms=T0 + 60_000, keep_ms=3_600_000)
             state, strikes = judgement.state, strikes + (judgement.finding.result == "applied")
     assert strikes == (sum(count for _, _, count in denials) >= 10)
+
+
+def change_rule(**changes: object) -> Rules:
+    return RULES.model_copy(update={"rules": (RULES.rules[0].model_copy(update=changes),)})
+
+
+def test_windows_go_on_under_other_thresholds() -> None:
+    shard = make_shard()
+    take(shard, 0, make_record(1, "user=a", count=8))
+    shard.swap(change_rule(threshold=9))
+    [crossing] = take(shard, 1, make_record(2, "user=a")).crossings
+    assert (crossing.count, crossing.watch.threshold) == (9, 9)
+
+
+def test_windows_of_a_rule_that_counts_otherwise_start_empty_and_the_old_ones_go() -> None:
+    shard = make_shard()
+    take(shard, 0, make_record(1, "user=a", count=9))
+    shard.swap(change_rule(window=120_000))
+    assert take(shard, 1, make_record(2, "user=a")).crossings == ()
+    [row] = [row for row in shard.drain().rows.values() if row]
+    assert len(msgspec.msgpack.decode(row, type=Row).windows) == 1
+
+
+def test_rule_that_is_new_counts_from_the_next_record_on() -> None:
+    shard = make_shard()
+    take(shard, 0, make_record(1, "user=a", action="search"))
+    shard.swap(SHIPPED)
+    assert take(shard, 1, make_record(2, "user=a", action="search")).denials == {"scraping": 1, "retry_storm": 1}
+    assert shard.list_subjects() == {"user=a"}

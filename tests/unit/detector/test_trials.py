@@ -85,3 +85,11 @@ def test_each_harder_threshold_has_to_be_pinned_too() -> None:
 def test_fixtures_of_no_rule_are_told() -> None:
     [trial], _ = try_rules(only("brute_force"), [("file", BRUTE_FORCE.model_copy(update={"rule": "other"}))])
     assert trial.problems == ("'other' is no rule; the rules are: brute_force",)
+
+
+def test_offence_of_an_exempt_subject_comes_to_nothing() -> None:
+    exemption = {"kind": "user", "value": "alice", "reason": "r", "actor": "a"}
+    rules = Rules.model_validate(only("brute_force").model_dump() | {"allowlist": [exemption]})
+    positive = BRUTE_FORCE.model_copy(update={"fixtures": BRUTE_FORCE.fixtures[:1]})
+    [trial], _ = try_rules(rules, [("file", positive)])
+    assert trial.problems[0].endswith("came 45s brute_force user=alice exempt")

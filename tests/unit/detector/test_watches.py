@@ -38,7 +38,10 @@ def make_fold(attributes: dict[str, str] | None = None, limit: str = "per_user")
 
 def test_each_threshold_is_a_watch_with_a_key_and_a_start_of_its_own() -> None:
     watches = compile_rule(harder=[{"threshold": 50, "start": "ban"}], cool_down="5m", most_admitted=0.25)
-    assert [(watch.key, watch.threshold, watch.start) for watch in watches] == [("it", 10, 1), ("it+1", 50, 2)]
+    assert [(watch.key.partition("@")[0], watch.threshold, watch.start) for watch in watches] == [
+        ("it", 10, 1),
+        ("it+1", 50, 2),
+    ]
     assert {(watch.window_ms, watch.width_ms, watch.cool_down_ms, watch.most_admitted) for watch in watches} == {
         (60_000, 5_000, 300_000, 250)
     }
@@ -62,3 +65,20 @@ def test_limit_that_a_rule_names_has_to_match() -> None:
     [watch] = compile_rule(match={"action": "login", "limit": "per_ip"})
     assert not watch.covers(make_fold())
     assert watch.covers(make_fold(limit="per_ip"))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        ({"threshold": 7}, True),
+        ({"cool_down": "5m"}, True),
+        ({"mode": "shadow"}, True),
+        ({"window": "61s"}, False),
+        ({"match": {"action": "log*"}}, False),
+        ({"by": "ip"}, False),
+        ({"by": "ip", "counts": "users"}, False),
+        ({"most_admitted": 0.5}, False),
+    ],
+)
+def test_key_of_a_watch_changes_with_what_its_windows_hold(change: dict[str, Any], is_same: bool) -> None:
+    assert (compile_rule(**change)[0].key == compile_rule()[0].key) is is_same

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.watching import watch_files
+from config.watching import watch_files
 
 
 class Seen:
