@@ -17,28 +17,28 @@ import typer
 import uvloop
 
 from config.document import DocumentError, read_document
-from enforcer.access import Access
-from enforcer.admin_cli import app as admin_app
-from enforcer.cluster_store import open_store
-from enforcer.decider import Decider
-from enforcer.emission import Emitter
-from enforcer.envoy_domain import list_limits
-from enforcer.envoy_files import load_policies
-from enforcer.fallback import Fallback
-from enforcer.folding import Folder
-from enforcer.guard import read_callers
-from enforcer.in_force import InForce
-from enforcer.planner import Planner
-from enforcer.policy_diff import describe_changes
-from enforcer.policy_document import PoliciesDocument, write_schema
+from enforcer.admin.admin_cli import app as admin_app
+from enforcer.calls.access import Access
+from enforcer.calls.decider import Decider
+from enforcer.calls.guard import read_callers
+from enforcer.calls.tls import BadCertificate, Tls, TlsFiles
+from enforcer.decisions.fallback import Fallback
+from enforcer.decisions.planner import Planner
+from enforcer.decisions.refusals import Refusals
+from enforcer.events.emission import Emitter
+from enforcer.events.folding import Folder
+from enforcer.events.producer import KafkaLog
+from enforcer.events.spool import Spool
+from enforcer.limits.envoy_domain import list_limits
+from enforcer.limits.envoy_files import load_policies
+from enforcer.limits.policy_diff import describe_changes
+from enforcer.limits.policy_document import PoliciesDocument, write_schema
 from enforcer.process import EXIT_BAD_CONFIG, EXIT_PORT_TAKEN, Address, serve
-from enforcer.producer import KafkaLog
-from enforcer.refusals import Refusals
+from enforcer.reload.in_force import InForce
 from enforcer.server import PortTaken, Transport
-from enforcer.simulate import simulate
-from enforcer.spool import Spool
+from enforcer.simulation.simulate import simulate
+from enforcer.stores.cluster_store import open_store
 from enforcer.telemetry import configure_logs
-from enforcer.tls import BadCertificate, Tls, TlsFiles
 from enforcer.workers import Workers, hold_port
 from lua.address import parse_address
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from enforcer.bucket import UNLOWERED
-from enforcer.decision import Decision, LimitStatus, Outcome, find_first
-from enforcer.plan import Plan, Template
-from enforcer.policy import Limit
-from enforcer.rls import list_headers, write_limit, write_rls_response
+from enforcer.decisions.decision import Decision, LimitStatus, Outcome, find_first
+from enforcer.decisions.plan import Plan, Template
+from enforcer.envoy.rls import list_headers, write_limit, write_rls_response
+from enforcer.limits.bucket import UNLOWERED
+from enforcer.limits.policy import Limit
 from enforcer.service import write_response
 from ratchet.envoy import core_pb2, rls_pb2
 from ratchet.v1 import enforcer_pb2

@@ -17,14 +17,14 @@ import structlog
 from google.protobuf.message import DecodeError
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
-from enforcer.access import Access, Caller, PermissionDenied, Unauthenticated
-from enforcer.check import InvalidCheck
-from enforcer.decider import Decider
-from enforcer.decision import Decision
+from enforcer.calls.access import Access, Caller, PermissionDenied, Unauthenticated
+from enforcer.calls.decider import Decider
+from enforcer.decisions.decision import Decision
+from enforcer.decisions.plan import Plan
+from enforcer.decisions.planner import Planner
 from enforcer.encoding import encode_batch_response, encode_response, encode_rls_response
-from enforcer.plan import Plan
-from enforcer.planner import Planner
-from enforcer.rls_request import parse_request, plan_payload, plan_request, sign_request
+from enforcer.envoy.rls_request import parse_request, plan_payload, plan_request, sign_request
+from enforcer.limits.check import InvalidCheck
 from enforcer.service import plan_batch, plan_check, plan_for
 
 MOST_EVENTS_PER_BATCH = 128

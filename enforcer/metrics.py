@@ -11,11 +11,11 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from enforcer.access import Access
-from enforcer.decider import Decider
-from enforcer.in_force import InForce
-from enforcer.quota_keeper import QuotaKeeper
-from enforcer.tls import Tls
+from enforcer.calls.access import Access
+from enforcer.calls.decider import Decider
+from enforcer.calls.tls import Tls
+from enforcer.envoy.quota_keeper import QuotaKeeper
+from enforcer.reload.in_force import InForce
 
 
 class EnforcerCollector(Collector):

@@ -16,19 +16,19 @@ from typing import Any
 import structlog
 
 from config.watching import watch_files
-from enforcer.access import Access
-from enforcer.admin import AdminService
-from enforcer.audit import Audit
-from enforcer.changes import follow_changes
-from enforcer.decider import Decider
-from enforcer.guard import reload_callers
-from enforcer.in_force import InForce
-from enforcer.quota_keeper import QuotaKeeper
-from enforcer.quota_store import QuotaStore
+from enforcer.admin.admin import AdminService
+from enforcer.admin.audit import Audit
+from enforcer.admin.subject_store import SubjectStore
+from enforcer.calls.access import Access
+from enforcer.calls.decider import Decider
+from enforcer.calls.guard import reload_callers
+from enforcer.calls.tls import Tls
+from enforcer.envoy.quota_keeper import QuotaKeeper
+from enforcer.reload.in_force import InForce
 from enforcer.server import PortTaken, Server, Transport
-from enforcer.subject_store import SubjectStore
+from enforcer.stores.changes import follow_changes
+from enforcer.stores.quota_store import QuotaStore
 from enforcer.telemetry import Telemetry
-from enforcer.tls import Tls
 from enforcer.workers import watch_parent
 from lua.address import open_client
 

@@ -12,16 +12,16 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from enforcer.access import Access
-from enforcer.admin import AdminService
-from enforcer.decider import Decider
+from enforcer.admin.admin import AdminService
+from enforcer.calls.access import Access
+from enforcer.calls.decider import Decider
+from enforcer.calls.guard import Guard
+from enforcer.calls.tls import Tls
+from enforcer.envoy.quota_keeper import QuotaKeeper
+from enforcer.envoy.rlqs import RateLimitQuotaService, add_rate_limit_quota_service
+from enforcer.envoy.rls import RateLimitService, add_rate_limit_service
 from enforcer.front import KEEPALIVE_MS, LARGEST_METADATA_BYTES, LARGEST_REQUEST_BYTES, MOST_STREAMS, Front
-from enforcer.guard import Guard
-from enforcer.quota_keeper import QuotaKeeper
-from enforcer.rlqs import RateLimitQuotaService, add_rate_limit_quota_service
-from enforcer.rls import RateLimitService, add_rate_limit_service
 from enforcer.service import EnforcerService
-from enforcer.tls import Tls
 from ratchet.envoy import rlqs_pb2, rls_pb2
 from ratchet.v1 import admin_pb2, admin_pb2_grpc, enforcer_pb2, enforcer_pb2_grpc
 

@@ -7,15 +7,15 @@ import time
 
 import grpc
 
-from enforcer.access import ANYBODY, Caller
-from enforcer.check import MOST_CHECKS_PER_BATCH, Check, InvalidCheck, validate_check
-from enforcer.decider import Decider
-from enforcer.decision import Decision
-from enforcer.guard import current_caller
-from enforcer.layouts import Name, walk_fields
-from enforcer.outcomes import InvalidReport, Report
-from enforcer.plan import Plan
-from enforcer.planner import Planner
+from enforcer.calls.access import ANYBODY, Caller
+from enforcer.calls.decider import Decider
+from enforcer.calls.guard import current_caller
+from enforcer.decisions.decision import Decision
+from enforcer.decisions.layouts import Name, walk_fields
+from enforcer.decisions.plan import Plan
+from enforcer.decisions.planner import Planner
+from enforcer.events.outcomes import InvalidReport, Report
+from enforcer.limits.check import MOST_CHECKS_PER_BATCH, Check, InvalidCheck, validate_check
 from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
 
 _OUTCOMES = {

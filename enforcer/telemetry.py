@@ -10,12 +10,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from enforcer.access import Access
-from enforcer.decider import Decider
-from enforcer.in_force import InForce
+from enforcer.calls.access import Access
+from enforcer.calls.decider import Decider
+from enforcer.calls.tls import Tls
+from enforcer.envoy.quota_keeper import QuotaKeeper
 from enforcer.metrics import build_registry
-from enforcer.quota_keeper import QuotaKeeper
-from enforcer.tls import Tls
+from enforcer.reload.in_force import InForce
 
 
 def configure_logs(level: str = "info") -> None:

@@ -2,7 +2,7 @@
 --
 -- Atomic and idempotent: a repeat (same verdict key) is answered with what came of it the first time and changes nothing, so it
 -- may be retried as often as needed. The person decides at the server's time, and from then on verdicts about earlier offences
--- are overruled (apply_verdict.lua). enforcer/ruling.py is the specification.
+-- are overruled (apply_verdict.lua). enforcer/admin/ruling.py is the specification.
 --
 -- KEYS[1]    abuse: what is held against the subject.
 -- KEYS[2]    verdict: what came of this ruling.

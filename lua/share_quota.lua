@@ -2,9 +2,9 @@
 --
 -- Shares are millionths of the limit. Whoever asks for less than a fair share gets what it asks for; the others divide the rest
 -- evenly (max-min fairness), and what nobody asks for is divided evenly too, so that all shares together are never more than
--- the limit. Others hear at once when theirs have changed. enforcer/quota.py is the specification.
+-- the limit. Others hear at once when theirs have changed. enforcer/envoy/quota.py is the specification.
 --
--- Atomic. Repeating a call changes nothing but the time when the share ends. enforcer/quota.py is the specification.
+-- Atomic. Repeating a call changes nothing but the time when the share ends. enforcer/envoy/quota.py is the specification.
 --
 -- KEYS[1]    shares: who has which share of one limit and subject.
 -- ARGV[1]    member: the enforcer that asks.

@@ -5,11 +5,11 @@
 import: grpcio and protobuf, and nothing of what the service needs.
 """
 
-from enforcer.check import Check, InvalidCheck
 from enforcer.client.aio import AsyncClient
 from enforcer.client.decision import Ban, Decision, LimitStatus, Warned
 from enforcer.client.errors import NoDecision, NotPermitted
 from enforcer.client.sync import Client
+from enforcer.limits.check import Check, InvalidCheck
 
 __all__ = [
     "AsyncClient",

@@ -12,7 +12,6 @@ from typing import Self
 import grpc
 import grpc.aio
 
-from enforcer.check import Check
 from enforcer.client.batching import Batcher
 from enforcer.client.channel import list_options, name_target
 from enforcer.client.decision import Decision
@@ -30,6 +29,7 @@ from enforcer.client.exchange import (
 )
 from enforcer.client.many import begin_many, name_position
 from enforcer.client.observations import Observations
+from enforcer.limits.check import Check
 from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
 
 log = logging.getLogger("enforcer.client")

@@ -9,10 +9,10 @@ from typing import Literal
 
 import grpc
 
-from enforcer.check import Check, InvalidCheck, validate_check
 from enforcer.client.decision import Decision, read_decision
 from enforcer.client.denials import Denials, Key, make_key
 from enforcer.client.errors import NoDecision, NotPermitted
+from enforcer.limits.check import Check, InvalidCheck, validate_check
 from ratchet.v1 import enforcer_pb2
 
 WithoutEnforcer = Literal["allow", "deny", "raise"]

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from enforcer.check import InvalidCheck
 from enforcer.client.aio import AsyncClient
 from enforcer.client.client_ip import Network, find_client_ip, parse_networks
 from enforcer.client.errors import NoDecision, NotPermitted
 from enforcer.client.headers import NO_DECISION_RETRY_S, PROBLEM_CONTENT_TYPE, list_older_headers
+from enforcer.limits.check import InvalidCheck
 
 Scope: TypeAlias = MutableMapping[str, Any]
 """Of one connection (ASGI 3)."""

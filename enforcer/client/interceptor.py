@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
-from enforcer.check import InvalidCheck
 from enforcer.client.aio import AsyncClient
 from enforcer.client.decision import Decision
 from enforcer.client.errors import NoDecision, NotPermitted
 from enforcer.client.sync import Client
+from enforcer.limits.check import InvalidCheck
 
 Details: TypeAlias = grpc.HandlerCallDetails
 FindText: TypeAlias = Callable[[Details], str]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import grpc
 
-from enforcer.check import MOST_CHECKS_PER_BATCH, Check, InvalidCheck
 from enforcer.client.decision import Decision
 from enforcer.client.exchange import Asked, Exchange, read_status
+from enforcer.limits.check import MOST_CHECKS_PER_BATCH, Check, InvalidCheck
 
 _POSITION = re.compile(r"checks\[(\d+)\]")
 

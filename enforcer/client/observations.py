@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from enforcer.check import is_action
+from enforcer.limits.check import is_action
 from ratchet.v1 import enforcer_pb2
 from topics.sketch import find_bucket
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
-from enforcer.check import LARGEST_ACTION_BYTES
 from enforcer.client.guard import Scope
+from enforcer.limits.check import LARGEST_ACTION_BYTES
 
 UNROUTED = "unrouted"
 """Action of requests that no route takes: whoever looks for doors is limited too, and makes no actions of their own."""

@@ -10,7 +10,6 @@ from typing import Self
 
 import grpc
 
-from enforcer.check import Check
 from enforcer.client.channel import list_options, name_target
 from enforcer.client.decision import Decision
 from enforcer.client.denials import Denials
@@ -26,6 +25,7 @@ from enforcer.client.exchange import (
 )
 from enforcer.client.many import begin_many, name_position
 from enforcer.client.observations import Observations
+from enforcer.limits.check import Check
 from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
 
 log = logging.getLogger("enforcer.client")

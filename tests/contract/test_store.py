@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from enforcer.bucket import Status
-from enforcer.cluster_store import Store, open_store
+from enforcer.limits.bucket import Status
+from enforcer.stores.cluster_store import Store, open_store
 from lua.address import open_client
 from lua.keys import name_abuse
 from tests.integration.enforcer.test_store import take, until

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.envoy_document import DescriptorDocument, DomainDocument, RateLimitDocument
+from enforcer.limits.envoy_document import DescriptorDocument, DomainDocument, RateLimitDocument
 from ratchet.envoy import descriptor_pb2, rls_pb2
 
 ROOT = Path(__file__).parents[2]

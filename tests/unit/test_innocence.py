@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from config.document import Loaded, parse_document, read_document
 from detector.backtest import Backtest
 from detector.rules import Rules
-from enforcer.bucket import Bucket, Status, take
-from enforcer.check import Check
-from enforcer.decision import Ban, Decision, Reading, decide
-from enforcer.folding import Folder
-from enforcer.planner import Planner
-from enforcer.policy import Policies
-from enforcer.policy_document import PoliciesDocument
+from enforcer.decisions.decision import Ban, Decision, Reading, decide
+from enforcer.decisions.planner import Planner
+from enforcer.events.folding import Folder
+from enforcer.limits.bucket import Bucket, Status, take
+from enforcer.limits.check import Check
+from enforcer.limits.policy import Policies
+from enforcer.limits.policy_document import PoliciesDocument
 from examples.access_log import ACTIONS_BY
 from examples.replay import open_log
 from examples.replay_plan import plan_replay

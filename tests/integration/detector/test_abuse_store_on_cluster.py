@@ -12,11 +12,11 @@ from detector.abuse_store import AbuseStore, RedisAway
 from detector.ladder import Offence
 from detector.rules import Ladder
 from devstack.stack import RunningStack
-from enforcer.bucket import Status
-from enforcer.changes import follow_changes
-from enforcer.cluster_store import open_store
-from enforcer.fallback import Fallback
-from enforcer.refusals import Refusals
+from enforcer.decisions.fallback import Fallback
+from enforcer.decisions.refusals import Refusals
+from enforcer.limits.bucket import Status
+from enforcer.stores.changes import follow_changes
+from enforcer.stores.cluster_store import open_store
 from lua.address import open_client
 from lua.keys import CHANGES_CHANNEL
 from tests.integration.enforcer.test_store import take, until

@@ -12,10 +12,10 @@ import sys
 import time
 from typing import NamedTuple
 
-from enforcer.cluster_store import Store, open_store
-from enforcer.decision import Reading
-from enforcer.plan import Plan
-from enforcer.planner import Planner
+from enforcer.decisions.decision import Reading
+from enforcer.decisions.plan import Plan
+from enforcer.decisions.planner import Planner
+from enforcer.stores.cluster_store import Store, open_store
 from enforcer.telemetry import configure_logs
 from tests.unit.enforcer.builders import make_check, make_policies
 

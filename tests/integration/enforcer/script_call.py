@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from enforcer.bucket import UNLOWERED, Bucket, Terms
+from enforcer.limits.bucket import UNLOWERED, Bucket, Terms
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from enforcer.access import NEEDED
+from enforcer.calls.access import NEEDED
 from ratchet.envoy import descriptor_pb2, rls_pb2
 from ratchet.v1 import admin_pb2, admin_pb2_grpc, enforcer_pb2
 from tests.integration.enforcer.enforcer_under_test import NOWHERE, EnforcerProcess, poll, run_enforcer

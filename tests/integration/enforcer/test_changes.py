@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from redis.asyncio import Redis
 
-from enforcer.bucket import Status
-from enforcer.changes import follow_changes
-from enforcer.decision import Ban, Reading
-from enforcer.fallback import Fallback
-from enforcer.refusals import Refusals
+from enforcer.decisions.decision import Ban, Reading
+from enforcer.decisions.fallback import Fallback
+from enforcer.decisions.refusals import Refusals
+from enforcer.limits.bucket import Status
+from enforcer.stores.changes import follow_changes
 from lua.keys import CHANGES_CHANNEL
 from tests.unit.enforcer.builders import make_plan
 

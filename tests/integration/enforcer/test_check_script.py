@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from enforcer.bucket import UNLOWERED, UNREGISTERED, Bucket, Generation, Status, Terms, take
-from enforcer.fallback import covers
+from enforcer.decisions.fallback import covers
+from enforcer.limits.bucket import UNLOWERED, UNREGISTERED, Bucket, Generation, Status, Terms, take
 from lua.scripts import CHECK
 from tests.integration.enforcer.script_call import ScriptCheck, pack, write_value
 from topics.events import AbuseState, Ban

@@ -16,11 +16,11 @@ from redis.crc import key_slot
 
 from devstack.ports import LOOPBACK
 from devstack.stack import RunningStack
-from enforcer.bucket import Status
-from enforcer.cluster_store import ClusterStore
-from enforcer.decision import Reading
-from enforcer.plan import Plan
-from enforcer.planner import Planner
+from enforcer.decisions.decision import Reading
+from enforcer.decisions.plan import Plan
+from enforcer.decisions.planner import Planner
+from enforcer.limits.bucket import Status
+from enforcer.stores.cluster_store import ClusterStore
 from lua.keys import name_abuse
 from tests.integration.enforcer.test_store import take, until
 from tests.unit.enforcer.builders import make_check, make_policies

@@ -14,9 +14,9 @@ import trustme
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from enforcer.bucket import Status
-from enforcer.connection import connect
-from enforcer.store import RedisStore
+from enforcer.limits.bucket import Status
+from enforcer.stores.connection import connect
+from enforcer.stores.store import RedisStore
 from lua.address import open_client, parse_address
 from tests.integration.enforcer.test_store import take, until
 from tests.unit.enforcer.builders import make_plan

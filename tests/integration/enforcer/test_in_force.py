@@ -17,10 +17,10 @@ from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from config.document import parse_document
-from enforcer.bucket import UNREGISTERED
-from enforcer.generations import ABANDONED_MS, publish_document, register_file
-from enforcer.overrides import RunTimeOverride, Target, remove_override, set_override
-from enforcer.policy_document import PoliciesDocument
+from enforcer.limits.bucket import UNREGISTERED
+from enforcer.limits.policy_document import PoliciesDocument
+from enforcer.reload.generations import ABANDONED_MS, publish_document, register_file
+from enforcer.reload.overrides import RunTimeOverride, Target, remove_override, set_override
 from lua.keys import FACTORS, POLICIES
 from ratchet.envoy import descriptor_pb2, rls_pb2
 from ratchet.v1 import enforcer_pb2

@@ -16,8 +16,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from enforcer.bucket import UNLOWERED, Bucket, Status, Terms, take
-from enforcer.cluster_plan import split_plan
+from enforcer.limits.bucket import UNLOWERED, Bucket, Status, Terms, take
+from enforcer.stores.cluster_plan import split_plan
 from lua.address import open_client
 from tests.integration.enforcer.hammer import PLANNER, Asked
 from tests.unit.enforcer.builders import make_check

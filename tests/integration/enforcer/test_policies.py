@@ -10,7 +10,7 @@ import grpc
 import pytest
 from redis import Redis
 
-from enforcer.policy import Limit, is_enforced_for
+from enforcer.limits.policy import Limit, is_enforced_for
 from lua.keys import join_subjects, name_abuse, name_attribute, name_bucket, name_subject
 from ratchet.envoy import descriptor_pb2, rls_pb2
 from ratchet.v1 import enforcer_pb2

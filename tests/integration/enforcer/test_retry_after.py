@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from enforcer.bucket import UNLOWERED
-from enforcer.decision import Decision, decide
-from enforcer.plan import Plan
-from enforcer.planner import Planner
-from enforcer.store import read_result
+from enforcer.decisions.decision import Decision, decide
+from enforcer.decisions.plan import Plan
+from enforcer.decisions.planner import Planner
+from enforcer.limits.bucket import UNLOWERED
+from enforcer.stores.store import read_result
 from lua.scripts import CHECK
 from tests.integration.enforcer.script_call import ScriptCheck, pack
 from tests.unit.enforcer.builders import make_check, make_policies

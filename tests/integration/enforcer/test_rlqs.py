@@ -15,9 +15,9 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
-from enforcer.quota_keeper import LEAST_LIFETIME_S, USUAL_INTERVAL_S
-from enforcer.ruling import Ruling
-from enforcer.subject_store import SubjectStore
+from enforcer.admin.ruling import Ruling
+from enforcer.admin.subject_store import SubjectStore
+from enforcer.envoy.quota_keeper import LEAST_LIFETIME_S, USUAL_INTERVAL_S
 from ratchet.envoy import rlqs_pb2, rlqs_pb2_grpc
 from tests.integration.enforcer.enforcer_under_test import NOWHERE, EnforcerProcess, read_topic, run_enforcer
 from tests.integration.enforcer.quota_envoy import DOMAIN, QuotaEnvoy, run_quota_envoy

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enforcer.spool import Spool, SpoolCorrupt, Spooled, find_abandoned
+from enforcer.events.spool import Spool, SpoolCorrupt, Spooled, find_abandoned
 
 LARGE = 10 * 1024 * 1024
 

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.asyncio import Redis
 
-from enforcer.bucket import Status
-from enforcer.cluster_store import Store
-from enforcer.decision import Reading
-from enforcer.plan import Plan
-from enforcer.store import RedisStore
+from enforcer.decisions.decision import Reading
+from enforcer.decisions.plan import Plan
+from enforcer.limits.bucket import Status
+from enforcer.stores.cluster_store import Store
+from enforcer.stores.store import RedisStore
 from tests.unit.enforcer.builders import make_plan
 
 TOKEN = 60_000_000

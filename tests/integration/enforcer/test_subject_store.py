@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from devstack.stack import RunningStack, StackSpec, start
-from enforcer.ruling import Ruling
-from enforcer.subject_store import SubjectStore
+from enforcer.admin.ruling import Ruling
+from enforcer.admin.subject_store import SubjectStore
 from lua.address import open_client
 from lua.keys import name_bucket
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 import trustme
 
-from enforcer.tls import BadCertificate, Tls, TlsFiles
+from enforcer.calls.tls import BadCertificate, Tls, TlsFiles
 from ratchet.v1 import enforcer_pb2, enforcer_pb2_grpc
 from tests.integration.enforcer.enforcer_under_test import NOWHERE, EnforcerProcess, poll, run_enforcer
 

@@ -14,8 +14,8 @@ from redis import Redis
 from detector.abuse_store import name_arguments
 from detector.ladder import Finding, Judgement, Offence, judge
 from detector.rules import Ladder
-from enforcer.ruling import Ruling, find_expiry_ms, rule
-from enforcer.subject_store import name_ruling_arguments
+from enforcer.admin.ruling import Ruling, find_expiry_ms, rule
+from enforcer.admin.subject_store import name_ruling_arguments
 from lua.keys import CHANGES_CHANNEL, name_abuse, name_verdict
 from lua.scripts import APPLY_RULING, APPLY_VERDICT
 from topics.events import AbuseState

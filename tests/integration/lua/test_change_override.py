@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from enforcer import overrides
-from enforcer.generations import publish_document
-from enforcer.overrides import (
+from enforcer.reload import overrides
+from enforcer.reload.generations import publish_document
+from enforcer.reload.overrides import (
     OverrideRefused,
     OverrideUnknown,
     RunTimeOverride,
@@ -19,7 +19,7 @@ from enforcer.overrides import (
     remove_override,
     set_override,
 )
-from enforcer.redis_script import IdTaken
+from enforcer.stores.redis_script import IdTaken
 from lua.keys import CHANGES_CHANNEL, OVERRIDES, OVERRIDES_ENDS
 from tests.unit.enforcer.builders import POLICIES, POLICIES_IN_FORCE
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from enforcer.bucket import UNREGISTERED
-from enforcer.generations import ABANDONED_MS, ALIVE_MS, Factor, leave, poll, register_file
-from enforcer.redis_script import RedisAway
+from enforcer.limits.bucket import UNREGISTERED
+from enforcer.reload.generations import ABANDONED_MS, ALIVE_MS, Factor, leave, poll, register_file
+from enforcer.stores.redis_script import RedisAway
 from lua.keys import ENFORCERS, FACTORS, POLICIES
 
 OLDER, NEWER = "aaaaaaaaaaaa", "bbbbbbbbbbbb"

@@ -6,15 +6,15 @@ import pytest
 from redis.asyncio import Redis
 
 from config.document import DocumentError, parse_document
-from enforcer.bucket import UNREGISTERED, Generation
-from enforcer.generations import (
+from enforcer.limits.bucket import UNREGISTERED, Generation
+from enforcer.limits.policy_document import PoliciesDocument
+from enforcer.reload.generations import (
     poll,
     publish_document,
     read_document,
     register_file,
     restore_document,
 )
-from enforcer.policy_document import PoliciesDocument
 from lua.keys import CHANGES_CHANNEL
 from tests.unit.enforcer.builders import POLICIES as DOCUMENT
 

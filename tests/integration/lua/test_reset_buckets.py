@@ -7,7 +7,7 @@ import json
 import pytest
 from redis.asyncio import Redis
 
-from enforcer.subject_store import SubjectStore
+from enforcer.admin.subject_store import SubjectStore
 from lua.keys import CHANGES_CHANNEL, name_bucket, name_verdict
 
 SUBJECT = "user=mallory"

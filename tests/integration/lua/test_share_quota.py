@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from enforcer.quota import LARGEST_DEMAND, LEAST_DEMAND, WHOLE, find_level
-from enforcer.quota_store import QuotaStore, ShareRequest
+from enforcer.envoy.quota import LARGEST_DEMAND, LEAST_DEMAND, WHOLE, find_level
+from enforcer.stores.quota_store import QuotaStore, ShareRequest
 from lua.keys import CHANGES_CHANNEL, QUOTAS_CHANNEL, name_bucket, name_shares
 from lua.scripts import SHARE_QUOTA
 

@@ -3,8 +3,8 @@ from pathlib import Path
 from bench import scenarios
 from bench.servers import POLICIES
 from config.document import read_document
-from enforcer.policy import Policies
-from enforcer.policy_document import PoliciesDocument
+from enforcer.limits.policy import Policies
+from enforcer.limits.policy_document import PoliciesDocument
 from ratchet.envoy import rls_pb2
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from config.document import parse_document
-from enforcer.check import Check, validate_check
-from enforcer.plan import Plan
-from enforcer.planner import Planner
-from enforcer.policy import Policies
-from enforcer.policy_document import PoliciesDocument
+from enforcer.decisions.plan import Plan
+from enforcer.decisions.planner import Planner
+from enforcer.limits.check import Check, validate_check
+from enforcer.limits.policy import Policies
+from enforcer.limits.policy_document import PoliciesDocument
 
 ODD_IDS = ["{}", "a:b", "a b", "🦊", "line\nbreak", "a}b{c", "%7B", "\x00", "é", "a" * 1024, "é" * 512]
 

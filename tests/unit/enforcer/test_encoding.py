@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer.bucket import UNLOWERED, Status
-from enforcer.decision import Ban, Reading, Warned, decide, refuse_incomplete
+from enforcer.decisions.decision import Ban, Reading, Warned, decide, refuse_incomplete
+from enforcer.decisions.plan import Plan
+from enforcer.decisions.planner import Planner
 from enforcer.encoding import encode_batch_response, encode_response, encode_rls_response, write_varint
-from enforcer.plan import Plan
-from enforcer.planner import Planner
-from enforcer.policy import Policies
-from enforcer.rls import write_rls_response
-from enforcer.rls_request import plan_request
+from enforcer.envoy.rls import write_rls_response
+from enforcer.envoy.rls_request import plan_request
+from enforcer.limits.bucket import UNLOWERED, Status
+from enforcer.limits.policy import Policies
 from enforcer.service import write_response
 from ratchet.envoy import descriptor_pb2, rls_pb2
 from ratchet.v1 import enforcer_pb2

@@ -9,19 +9,19 @@ import pytest
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from enforcer.access import Access
-from enforcer.decider import Decider
-from enforcer.emission import Emitter
-from enforcer.fallback import Fallback
-from enforcer.folding import Folder
-from enforcer.in_force import InForce
+from enforcer.calls.access import Access
+from enforcer.calls.decider import Decider
+from enforcer.decisions.fallback import Fallback
+from enforcer.decisions.planner import Planner
+from enforcer.decisions.refusals import Refusals
+from enforcer.envoy.quota_keeper import QuotaKeeper
+from enforcer.events.emission import Emitter
+from enforcer.events.folding import Folder
+from enforcer.events.producer import KafkaLog
 from enforcer.metrics import EnforcerCollector, QuotaCollector, build_registry
-from enforcer.planner import Planner
-from enforcer.producer import KafkaLog
-from enforcer.quota_keeper import QuotaKeeper
-from enforcer.quota_store import QuotaStore
-from enforcer.refusals import Refusals
-from enforcer.store import RedisStore
+from enforcer.reload.in_force import InForce
+from enforcer.stores.quota_store import QuotaStore
+from enforcer.stores.store import RedisStore
 from tests.unit.enforcer.builders import POLICIES_IN_FORCE
 
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from enforcer.bucket import Status
-from enforcer.check import Check, InvalidCheck
-from enforcer.decision import Ban, Reading, Warned, decide
-from enforcer.planner import Planner
+from enforcer.decisions.decision import Ban, Reading, Warned, decide
+from enforcer.decisions.planner import Planner
+from enforcer.limits.bucket import Status
+from enforcer.limits.check import Check, InvalidCheck
 from enforcer.service import read_batch, read_check, write_response
 from ratchet.v1 import enforcer_pb2
 from tests.unit.enforcer.builders import POLICIES_IN_FORCE, make_plan

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from config.document import read_document
 from detector.rules import Rules
-from enforcer.envoy_files import load_policies
+from enforcer.limits.envoy_files import load_policies
 from examples.overload import BURST_S, CALM_S, POLICIES, RULES, USUAL_PER_S, Course, describe, draw_courses, plan_load
 
 

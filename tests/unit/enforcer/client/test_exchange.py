@@ -5,11 +5,11 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from enforcer.check import Check, InvalidCheck
 from enforcer.client.decision import Decision
 from enforcer.client.denials import Denials
 from enforcer.client.errors import NoDecision, NotPermitted
 from enforcer.client.exchange import Asked, Exchange, compile_choices
+from enforcer.limits.check import Check, InvalidCheck
 from ratchet.v1 import enforcer_pb2
 from tests.unit.enforcer.client.answers import allowed, denied, limit
 from tests.unit.enforcer.client.failures import make_error

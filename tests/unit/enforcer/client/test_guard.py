@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from enforcer.check import InvalidCheck
 from enforcer.client import Decision, NoDecision, NotPermitted
 from enforcer.client.guard import Guard, Scope
+from enforcer.limits.check import InvalidCheck
 from tests.unit.enforcer.client.fake_client import FakeClient, decide_by_user
 
 

@@ -10,9 +10,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from enforcer.check import InvalidCheck
 from enforcer.client import Decision, NoDecision
 from enforcer.client.interceptor import AsyncRateLimitInterceptor, Details, RateLimitInterceptor
+from enforcer.limits.check import InvalidCheck
 from tests.unit.enforcer.client.fake_client import FakeClient, FakeSyncClient, decide_by_user
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from enforcer.check import Check, InvalidCheck
 from enforcer.client.decision import Decision
 from enforcer.client.exchange import Asked, Exchange
 from enforcer.client.many import begin_many, name_position
+from enforcer.limits.check import Check, InvalidCheck
 from tests.unit.enforcer.client.answers import denied, limit
 from tests.unit.enforcer.client.failures import make_error
 

@@ -8,7 +8,7 @@ import pytest
 
 from enforcer.client import observations
 from enforcer.client.observations import Observations
-from enforcer.outcomes import Report, validate_reports
+from enforcer.events.outcomes import Report, validate_reports
 from topics.sketch import estimate_us, find_bucket
 
 

@@ -1,0 +1,1 @@
+"""Envoy's protocols: its rate limit service, and quotas."""

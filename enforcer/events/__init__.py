@@ -1,0 +1,1 @@
+"""What the enforcer tells Kafka."""

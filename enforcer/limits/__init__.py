@@ -1,0 +1,1 @@
+"""What is limited: checks, the policies that operators write, and the bucket."""

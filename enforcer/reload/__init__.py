@@ -1,0 +1,1 @@
+"""What changes while decisions go on: documents, overrides, factors."""
