@@ -62,7 +62,7 @@ def test_every_metric_of_the_detector_is_documented_and_no_other_is() -> None:
     source = (PAGE.parents[1] / "detector" / "metrics.py").read_text()
     section = PAGE.read_text().split("\n## Detector\n")[1].split("\n## ")[0]
     documented = re.findall(r"^\| `(ratchet_detector_\w+)` \| (\w+) \|", section, re.MULTILINE)
-    made = re.findall(r"(Counter|Gauge|Histogram)\(\s*\"(ratchet_detector_\w+)\"", source)
+    made = re.findall(r"(Counter|Gauge|Histogram|Info)\(\s*\"(ratchet_detector_\w+)\"", source)
     told = [(name + _SUFFIXES.get(kind.lower(), ""), kind.lower()) for kind, name in made]
     assert sorted(documented) == sorted(told)
 
