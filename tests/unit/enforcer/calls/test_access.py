@@ -143,7 +143,7 @@ def test_every_method_needs_a_role(method: str, role: str | None) -> None:
 
 
 def test_document_that_the_page_shows_is_valid() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
+    page = (Path(__file__).parents[4] / "docs" / "access.md").read_text()
     callers = parse_document(page.split("```yaml\n")[1].split("```")[0], AccessDocument, name="access.md").model.callers
     assert [caller.name for caller in callers] == ["checkout", "mesh", "ann@example.com"]
 

@@ -14,7 +14,7 @@ from enforcer.limits.policy import Limit, Override, Policies, is_enforced_for
 from enforcer.limits.policy_document import PoliciesDocument
 from tests.unit.enforcer.builders import EVERYTHING, make_policies
 
-SHIPPED = Path(__file__).parents[3] / "config" / "policies.yaml"
+SHIPPED = Path(__file__).parents[4] / "config" / "policies.yaml"
 
 
 def test_shipped_policies_are_valid_and_hold_the_documented_limits() -> None:

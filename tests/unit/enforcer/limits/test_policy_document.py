@@ -12,8 +12,8 @@ from config.document import DocumentError, parse_document, read_document
 from enforcer.limits.policy_document import LimitDocument, OverrideDocument, PoliciesDocument, PolicyDocument, write_schema
 from tests.unit.enforcer.builders import EVERYTHING, POLICIES
 
-BAD_POLICIES = sorted((Path(__file__).parent.parent / "config" / "bad_policies").glob("*.yaml"))
-SHIPPED = Path(__file__).parents[3] / "config"
+BAD_POLICIES = sorted((Path(__file__).parents[2] / "config" / "bad_policies").glob("*.yaml"))
+SHIPPED = Path(__file__).parents[4] / "config"
 
 
 @pytest.mark.parametrize("path", BAD_POLICIES, ids=lambda path: path.stem)
