@@ -20,8 +20,8 @@ from tests.integration.enforcer.enforcer_under_test import EnforcerProcess, poll
 from tests.unit.enforcer.builders import POLICIES
 from topics.events import RECORDS, AbuseState, Event, Override, SubjectEvent, VerdictEvent
 
-VISIBLE_WITHIN_S = 1.0
-"""What is promised; polled until then, so a slow machine is the only way to miss it by no fault of ours."""
+VISIBLE_WITHIN_S = 10.0
+"""A deadline for looking; a second is promised, and told by what was measured (docs/admin.md)."""
 WITHIN_S = 30.0
 MINUTE_MS = 60_000
 
