@@ -57,7 +57,7 @@ def test_the_next_process_finds_what_was_left(tmp_path: Path) -> None:
 
 def test_the_spool_of_a_live_process_is_left_alone(tmp_path: Path) -> None:
     code = (
-        "import sys,time,pathlib;from enforcer.spool import Spool\n"
+        "import sys,time,pathlib;from enforcer.events.spool import Spool\n"
         f"s=Spool(pathlib.Path({str(tmp_path / 'boot1')!r}),1000);s.open();print('held',flush=True);sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
