@@ -12,7 +12,6 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     MasterDownError,
-    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -24,6 +23,7 @@ from detector.allowlist import has_bans_to_end, identify_lift, make_lift_event
 from detector.ladder import Finding, Offence
 from detector.rebuild import IS_INTACT
 from detector.rules import Exemption, Ladder
+from lua.calls import run_script
 from lua.keys import CHANGES_CHANNEL, INTACT, name_abuse, name_verdict
 from lua.scripts import APPLY_RULING, APPLY_VERDICT, Script
 from topics.events import AbuseState, VerdictEvent
@@ -167,10 +167,7 @@ class AbuseStore:
 
     async def _run(self, script: Script, subject: str, keys: list[str], arguments: list[str]) -> list[Any]:
         try:
-            try:
-                answer = await self._client.evalsha(script.sha, len(keys), *keys, *arguments)
-            except NoScriptError:
-                answer = await self._client.eval(script.source, len(keys), *keys, *arguments)
+            answer = await run_script(self._client, script, keys, arguments)
         except _PASSING as error:
             raise RedisAway(str(error)) from error
         except ResponseError as error:

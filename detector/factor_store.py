@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from detector.abuse_store import RedisAway
 from detector.throttle import CLOSED, TICK_MS, TTL_MS
+from lua.calls import run_script
 from lua.keys import CHANGES_CHANNEL, FACTORS
 from lua.scripts import SET_FACTOR
 
@@ -70,12 +71,8 @@ class FactorStore:
             RedisAway: No answer. It may be in force; the next tick sets it anew.
         """
         arguments = [action, factor, probes, self._owner, TTL_MS, TAKEOVER_MS, CHANGES_CHANNEL, ""]
-        words = [str(argument) for argument in arguments]
         try:
-            try:
-                answer = await self._client.evalsha(SET_FACTOR.sha, 1, FACTORS, *words)
-            except NoScriptError:
-                answer = await self._client.eval(SET_FACTOR.source, 1, FACTORS, *words)
+            answer = await run_script(self._client, SET_FACTOR, [FACTORS], arguments)
         except (RedisError, OSError, TimeoutError) as error:
             raise RedisAway(f"{type(error).__name__}: {error}") from error
         now_ms, is_ours, factor_in_force, probes_in_force = answer

@@ -18,10 +18,11 @@ import msgspec
 import structlog
 from pydantic import ValidationError
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from detector.ladder import find_expiry_ms
 from lua.address import open_client
+from lua.calls import run_script
 from lua.keys import CHANGES_CHANNEL, INTACT, name_abuse
 from lua.scripts import RESTORE_STATE
 from topics.errors import HistoryLost, KafkaUnavailable, TopicMissing
@@ -110,14 +111,9 @@ async def restore(client: Redis, states: Mapping[str, Held]) -> int:
     """
 
     async def put_back(subject: str, held: Held) -> int:
-        keys_and_arguments = (
-            name_abuse(subject), subject, held.state, str(held.rev), str(held.expires_at_ms), CHANGES_CHANNEL
-        )  # fmt: skip
+        arguments = [subject, held.state, held.rev, held.expires_at_ms, CHANGES_CHANNEL]
         try:
-            try:
-                return int(await client.evalsha(RESTORE_STATE.sha, 1, *keys_and_arguments))
-            except NoScriptError:
-                return int(await client.eval(RESTORE_STATE.source, 1, *keys_and_arguments))
+            return int(await run_script(client, RESTORE_STATE, [name_abuse(subject)], arguments))
         except ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
                 raise

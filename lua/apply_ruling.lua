@@ -16,13 +16,13 @@
 -- ARGV[8]    channel: where the new state is published.
 -- ARGV[9]    now_ms: time to use instead of the server's, milliseconds since the epoch; empty in production.
 --
--- No text may hold a quote, a backslash or a control character: it is written into JSON as it is.
---
 -- Fails with REQUEST when another digest is stored under the verdict key.
--- Returns { finding, state, is_repeat }: what came of it (enforcer.ruling.Finding) and the subject's state as it is now
+-- Returns { finding, state, is_repeat }: what came of it (enforcer.admin.ruling.Finding) and the subject's state as it is now
 -- (topics.events.AbuseState; empty when it is forgotten by now), both JSON; is_repeat is 1 when it was stored before.
 --
 -- Key types: both strings, JSON.
+
+-- @include abuse_state
 
 local call, floor, format, max, min = redis.call, math.floor, string.format, math.max, math.min
 
@@ -44,47 +44,8 @@ if not now_ms then
   now_ms = tonumber(time[1]) * 1000 + floor(tonumber(time[2]) / 1000)
 end
 
-local scope = {}
-for glob in scope_text:gmatch('%S+') do
-  scope[#scope + 1] = glob
-end
-
-local state = raw and cjson.decode(raw) or {
-  score = 0, score_at_ms = 0, half_life_ms = 0, level = 0, offences = 0, human_at_ms = 0, factor = 1000, factor_until_ms = 0,
-  factor_verdict = '', warn_until_ms = 0, warn_rule = '', warn_verdict = '', bans = {},
-}
-state.half_life_ms = state.half_life_ms or 0
+local state = read_state(raw)
 local expires_at_ms = call('PEXPIRETIME', abuse_key)
-
-local function covers(wide, narrow)
-  local has = {}
-  for _, glob in ipairs(wide) do
-    if glob == '*' then
-      return true
-    end
-    has[glob] = true
-  end
-  for _, glob in ipairs(narrow) do
-    if not has[glob] then
-      return false
-    end
-  end
-  return true
-end
-
-local function write_state()
-  local bans = {}
-  for i, ban in ipairs(state.bans) do
-    bans[i] = format('{"until_ms":%.0f,"level":%.0f,"rule":"%s","verdict_id":"%s","scope":["%s"]}',
-      ban.until_ms, ban.level, ban.rule, ban.verdict_id, table.concat(ban.scope, '","'))
-  end
-  return format('{"v":1,"rev":%.0f,"score":%.0f,"score_at_ms":%.0f,"half_life_ms":%.0f,"level":%.0f,"offences":%.0f,'
-    .. '"human_at_ms":%.0f,"factor":%.0f,"factor_until_ms":%.0f,"factor_verdict":"%s","warn_until_ms":%.0f,"warn_rule":"%s",'
-    .. '"warn_verdict":"%s","bans":[%s]}',
-    state.rev, state.score, state.score_at_ms, state.half_life_ms, state.level, state.offences,
-    state.human_at_ms, state.factor, state.factor_until_ms, state.factor_verdict, state.warn_until_ms, state.warn_rule,
-    state.warn_verdict, table.concat(bans, ','))
-end
 
 local score, score_at_ms, until_ms = state.score, state.score_at_ms, 0
 
@@ -92,19 +53,8 @@ state.rev = raw and state.rev + 1 or now_ms -- readers keep the highest, so a st
 state.human_at_ms = max(state.human_at_ms, now_ms)
 if penalty == 'ban' then
   until_ms = now_ms + duration_ms
-  local bans = { { until_ms = until_ms, level = 0, rule = '', verdict_id = verdict_id, scope = scope } }
-  for _, ban in ipairs(state.bans) do
-    if ban.until_ms > now_ms and (ban.until_ms > until_ms or not covers(scope, ban.scope)) then
-      bans[#bans + 1] = ban
-    end
-  end
-  table.sort(bans, function(one, other)
-    if one.until_ms ~= other.until_ms then
-      return one.until_ms > other.until_ms
-    end
-    return one.verdict_id < other.verdict_id
-  end)
-  state.bans = bans
+  local ban = { until_ms = until_ms, level = 0, rule = '', verdict_id = verdict_id, scope = split_scope(scope_text) }
+  state.bans = add_ban(state.bans, ban, now_ms)
 elseif penalty == 'lift' then
   state.bans = {}
   state.score_at_ms = min(state.score_at_ms, now_ms) -- a score decays from the end of the last ban, and that is now
@@ -117,8 +67,6 @@ end
 local finding = format('{"digest":"%s","at_ms":%.0f,"until_ms":%.0f,"rev":%.0f,"level":%.0f,"score":%.0f,"score_at_ms":%.0f,'
   .. '"half_life_ms":%.0f}',
   digest, now_ms, until_ms, state.rev, state.level, score, score_at_ms, state.half_life_ms)
-local text = write_state()
 call('SET', verdict_key, finding, 'PXAT', format('%.0f', now_ms + keep_ms))
-call('SET', abuse_key, text, 'PXAT', format('%.0f', max(expires_at_ms, state.human_at_ms + keep_ms, until_ms + keep_ms)))
-call('PUBLISH', channel, '{"subject":"' .. subject .. '","state":' .. text .. '}')
-return { finding, text, 0 }
+local ends_at_ms = max(expires_at_ms, state.human_at_ms + keep_ms, until_ms + keep_ms)
+return { finding, put_state(abuse_key, subject, state, ends_at_ms, channel), 0 }

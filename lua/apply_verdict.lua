@@ -22,12 +22,12 @@
 --            hexadecimal digits of verdict_id.
 -- ARGV[...]  for each rung of the ladder, 3 values: penalty (warn, tighten, ban), duration_ms, factor in per mille.
 --
--- No text may hold a quote, a backslash or a control character: it is written into JSON as it is.
---
 -- Returns { finding, state, is_repeat }: the finding (detector.ladder.Finding) and the subject's state as it is now
 -- (topics.events.AbuseState; empty when there is none), both JSON; is_repeat is 1 when the finding was stored before.
 --
 -- Key types: both strings, JSON.
+
+-- @include abuse_state
 
 local STRIKE = 1000
 
@@ -52,15 +52,8 @@ if not now_ms then
   now_ms = tonumber(time[1]) * 1000 + floor(tonumber(time[2]) / 1000)
 end
 
-local scope = {}
-for glob in scope_text:gmatch('%S+') do
-  scope[#scope + 1] = glob
-end
-
-local state = raw and cjson.decode(raw) or {
-  score = 0, score_at_ms = 0, half_life_ms = 0, level = 0, offences = 0, human_at_ms = 0, factor = 1000, factor_until_ms = 0,
-  factor_verdict = '', warn_until_ms = 0, warn_rule = '', warn_verdict = '', bans = {},
-}
+local scope = split_scope(scope_text)
+local state = read_state(raw)
 
 local function decay(score, elapsed_ms)
   if elapsed_ms <= 0 then
@@ -73,40 +66,6 @@ local function decay(score, elapsed_ms)
   end
   score = floor(score / 2 ^ halvings)
   return score - floor((score - floor(score / 2)) * rest_ms / half_life_ms)
-end
-
-local function covers(wide, narrow)
-  local has = {}
-  for _, glob in ipairs(wide) do
-    if glob == '*' then
-      return true
-    end
-    has[glob] = true
-  end
-  for _, glob in ipairs(narrow) do
-    if not has[glob] then
-      return false
-    end
-  end
-  return true
-end
-
-local function write_ban(ban)
-  return format('{"until_ms":%.0f,"level":%.0f,"rule":"%s","verdict_id":"%s","scope":["%s"]}',
-    ban.until_ms, ban.level, ban.rule, ban.verdict_id, table.concat(ban.scope, '","'))
-end
-
-local function write_state()
-  local bans = {}
-  for i, ban in ipairs(state.bans) do
-    bans[i] = write_ban(ban)
-  end
-  return format('{"v":1,"rev":%.0f,"score":%.0f,"score_at_ms":%.0f,"half_life_ms":%.0f,"level":%.0f,"offences":%.0f,'
-    .. '"human_at_ms":%.0f,"factor":%.0f,"factor_until_ms":%.0f,"factor_verdict":"%s","warn_until_ms":%.0f,"warn_rule":"%s",'
-    .. '"warn_verdict":"%s","bans":[%s]}',
-    state.rev, state.score, state.score_at_ms, state.half_life_ms, state.level, state.offences,
-    state.human_at_ms, state.factor, state.factor_until_ms, state.factor_verdict, state.warn_until_ms, state.warn_rule, state.warn_verdict,
-    table.concat(bans, ','))
 end
 
 local finding = {
@@ -180,18 +139,8 @@ elseif penalty == 'tighten' then
   state.factor, state.factor_until_ms, state.factor_verdict = factor, max(until_ms, state.factor_until_ms), verdict_id
   finding.factor = factor
 else
-  state.bans = { { until_ms = until_ms, level = rung, rule = rule, verdict_id = verdict_id, scope = scope } }
-  for _, ban in ipairs(kept) do
-    if ban.until_ms > until_ms or not covers(scope, ban.scope) then
-      state.bans[#state.bans + 1] = ban
-    end
-  end
-  table.sort(state.bans, function(one, other)
-    if one.until_ms ~= other.until_ms then
-      return one.until_ms > other.until_ms
-    end
-    return one.verdict_id < other.verdict_id
-  end)
+  local ban = { until_ms = until_ms, level = rung, rule = rule, verdict_id = verdict_id, scope = scope }
+  state.bans = add_ban(kept, ban, at_ms)
 end
 finding.result = until_ms <= now_ms and 'already_over' or 'applied'
 finding.level, finding.score_after, finding.rev = state.level, state.score, state.rev
@@ -206,7 +155,4 @@ for _, ban in ipairs(state.bans) do
   expires_at_ms = max(expires_at_ms, ban.until_ms)
 end
 
-local text = write_state()
-call('SET', abuse_key, text, 'PXAT', format('%.0f', expires_at_ms + keep_ms))
-call('PUBLISH', channel, '{"subject":"' .. subject .. '","state":' .. text .. '}')
-return answer(text)
+return answer(put_state(abuse_key, subject, state, expires_at_ms + keep_ms, channel))

@@ -10,7 +10,7 @@
 -- KEYS[4]    revision: of the last change of any.
 -- KEYS[5]    request: what came of this request.
 -- ARGV[1]    field: subject, policy and limit, with a space between.
--- ARGV[2]    override: JSON (enforcer.overrides.RunTimeOverride); empty to remove it.
+-- ARGV[2]    override: JSON (enforcer.reload.overrides.RunTimeOverride); empty to remove it.
 -- ARGV[3]    until_ms: when it ends, milliseconds since the epoch; unused when it is removed.
 -- ARGV[4]    subject: kind=value.
 -- ARGV[5]    most: overrides that there may be.

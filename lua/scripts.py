@@ -1,13 +1,17 @@
 """The registry of scripts: their text, their SHA-1, and the names of what they take.
 
-Scripts run by SHA (EVALSHA). An incompatible change of a script is a new file, so that a rolling deploy can hold both.
+Scripts run by SHA (EVALSHA). An incompatible change of a script is a new file, so that a rolling deploy can hold both. A line
+``-- @include NAME`` stands for ``includes/NAME.lua``, since Redis's scripts cannot load others.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib.resources import files
+
+_INCLUDE = re.compile(r"^-- @include (\w+)\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,9 @@ class Script:
 
 
 def _load(name: str, *, keys: tuple[str, ...], argv: tuple[str, ...]) -> Script:
-    source = files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    folder = files(__package__)
+    source = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    source = _INCLUDE.sub(lambda found: folder.joinpath("includes", f"{found[1]}.lua").read_text(encoding="utf-8"), source)
     return Script(name, keys, argv, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from redis.asyncio import Redis
 
 from lua.keys import name_abuse
+from topics.ensure import ensure
 from topics.events import AbuseState, ClosedEvent, Event, Fold, FoldsEvent, HeartbeatEvent
 from topics.partition import choose_partition
 
@@ -161,3 +163,26 @@ async def read_topic(kafka: str, topic: str) -> list[tuple[bytes | None, bytes]]
         return records
     finally:
         await consumer.stop()
+
+
+@asynccontextmanager
+async def run_detector(process: DetectorProcess) -> AsyncIterator[DetectorProcess]:
+    """Start it, wait until it reads, and end it with the block, however often it was restarted meanwhile."""
+    process.start()
+    try:
+        await process.wait_ready()
+        yield process
+    finally:
+        process.kill()
+
+
+@asynccontextmanager
+async def open_enforcer(kafka: str) -> AsyncIterator[Enforcer]:
+    """A source of denials; the topics are there."""
+    partitions = (await ensure(kafka)).partitions["denials"]
+    producer = AIOKafkaProducer(bootstrap_servers=kafka, enable_idempotence=True)
+    await producer.start()
+    try:
+        yield Enforcer(producer, partitions)
+    finally:
+        await producer.stop()

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
+from lua import calls
 from lua.scripts import Script
 
 _TAKEN = "REQUEST "
@@ -32,12 +33,7 @@ async def run_script(redis: Redis, script: Script, keys: Sequence[str], argument
         RedisAway: As the script's header says whether it may be called again.
         IdTaken: The script knows its request by another change.
     """
-    try:
-        return await call_redis(redis.evalsha(script.sha, len(keys), *keys, *[str(argument) for argument in arguments]))
-    except RedisAway as error:
-        if not isinstance(error.__cause__, NoScriptError):
-            raise
-    return await call_redis(redis.eval(script.source, len(keys), *keys, *[str(argument) for argument in arguments]))
+    return await call_redis(calls.run_script(redis, script, keys, arguments))
 
 
 async def call_redis(call: Any) -> Any:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from aiokafka import AIOKafkaProducer
 from redis.asyncio import Redis
 
 from config.document import read_document
@@ -24,8 +23,16 @@ from detector.rules import Rules
 from detector.shard import Shard
 from detector.verdict import make_offence
 from lua.keys import name_abuse
-from tests.detector_under_test import DetectorProcess, Enforcer, now_ms, poll, read_topic, wait_for_ban
-from topics.ensure import ensure
+from tests.detector_under_test import (
+    DetectorProcess,
+    Enforcer,
+    now_ms,
+    open_enforcer,
+    poll,
+    read_topic,
+    run_detector,
+    wait_for_ban,
+)
 from topics.events import AbuseState, VerdictEvent
 from topics.specs import DENIALS
 
@@ -36,21 +43,14 @@ KEEP_MS = DENIALS.retention_ms + RULES.longest_penalty_ms
 @pytest_asyncio.fixture
 async def detector(kafka_bootstrap: str, redis_url: str, tmp_path: Path) -> AsyncIterator[DetectorProcess]:
     process = DetectorProcess(kafka_bootstrap, redis_url, tmp_path / "detector.log", instance="detector-1")
-    process.start()
-    try:
-        await process.wait_ready()
+    async with run_detector(process):
         yield process
-    finally:
-        process.kill()
 
 
 @pytest_asyncio.fixture
 async def enforcer(detector: DetectorProcess) -> AsyncIterator[Enforcer]:
-    partitions = (await ensure(detector.kafka)).partitions["denials"]
-    producer = AIOKafkaProducer(bootstrap_servers=detector.kafka, enable_idempotence=True)
-    await producer.start()
-    yield Enforcer(producer, partitions)
-    await producer.stop()
+    async with open_enforcer(detector.kafka) as enforcer:
+        yield enforcer
 
 
 def predict(enforcer: Enforcer) -> tuple[dict[str, AbuseState], dict[str, int], set[str]]:

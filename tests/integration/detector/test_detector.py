@@ -6,48 +6,16 @@ import base64
 import json
 import signal
 import uuid
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-import pytest_asyncio
-from aiokafka import AIOKafkaProducer
 from redis.asyncio import Redis
 
 from lua.keys import CHANGES_CHANNEL, name_abuse
 from tests.detector_under_test import DetectorProcess, Enforcer, now_ms, poll, read_state, read_topic, wait_for_ban
-from topics.ensure import ensure
 from topics.events import SubjectEvent, VerdictEvent
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url, decode_responses=True, socket_timeout=30) as client:
-        yield client
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def detector(
-    kafka_bootstrap: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[DetectorProcess]:
-    process = DetectorProcess(kafka_bootstrap, redis_url, tmp_path_factory.mktemp("detector") / "detector.log")
-    process.start()
-    try:
-        await process.wait_ready()
-        yield process
-    finally:
-        process.kill()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def enforcer(detector: DetectorProcess) -> AsyncIterator[Enforcer]:
-    partitions = (await ensure(detector.kafka)).partitions["denials"]
-    producer = AIOKafkaProducer(bootstrap_servers=detector.kafka, enable_idempotence=True)
-    await producer.start()
-    yield Enforcer(producer, partitions)
-    await producer.stop()
 
 
 def name_user(prefix: str = "mallory") -> str:

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from aiokafka import AIOKafkaProducer
 from redis.asyncio import Redis
 
 from devstack.stack import RunningStack, StackSpec, start
 from lua.keys import INTACT, name_abuse
-from tests.detector_under_test import DetectorProcess, Enforcer, now_ms, poll, wait_for_ban
-from topics.ensure import ensure
+from tests.detector_under_test import DetectorProcess, Enforcer, now_ms, poll, run_detector, wait_for_ban
 from topics.events import AbuseState
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
@@ -39,21 +37,8 @@ async def client(stack: RunningStack) -> AsyncIterator[Redis]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def detector(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DetectorProcess]:
     process = DetectorProcess(stack.kafka_bootstrap, stack.redis_url, tmp_path_factory.mktemp("detector") / "detector.log")
-    process.start()
-    try:
-        await process.wait_ready()
+    async with run_detector(process):
         yield process
-    finally:
-        process.kill()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def enforcer(detector: DetectorProcess) -> AsyncIterator[Enforcer]:
-    partitions = (await ensure(detector.kafka)).partitions["denials"]
-    producer = AIOKafkaProducer(bootstrap_servers=detector.kafka, enable_idempotence=True)
-    await producer.start()
-    yield Enforcer(producer, partitions)
-    await producer.stop()
 
 
 async def run_rebuild(stack: RunningStack, *options: str) -> tuple[int, str]:

@@ -10,22 +10,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 import pytest_asyncio
-from aiokafka import AIOKafkaProducer
 from redis.asyncio import Redis
 
-from tests.detector_under_test import DetectorProcess, Enforcer, poll, read_state, read_topic, wait_for_ban
-from topics.ensure import ensure
+from tests.detector_under_test import DetectorProcess, Enforcer, poll, read_state, read_topic, run_detector, wait_for_ban
 from topics.events import AbuseState, VerdictEvent
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SHIPPED = Path("config/rules.yaml").read_text()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    async with Redis.from_url(redis_url, decode_responses=True, socket_timeout=30) as client:
-        yield client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -36,21 +28,8 @@ async def detector(
     rules = folder / "rules.yaml"
     rules.write_text(SHIPPED)
     process = DetectorProcess(kafka_bootstrap, redis_url, folder / "detector.log", rules=rules)
-    process.start()
-    try:
-        await process.wait_ready()
+    async with run_detector(process):
         yield process
-    finally:
-        process.kill()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def enforcer(detector: DetectorProcess) -> AsyncIterator[Enforcer]:
-    partitions = (await ensure(detector.kafka)).partitions["denials"]
-    producer = AIOKafkaProducer(bootstrap_servers=detector.kafka, enable_idempotence=True)
-    await producer.start()
-    yield Enforcer(producer, partitions)
-    await producer.stop()
 
 
 async def put_in_force(detector: DetectorProcess, text: str) -> None:

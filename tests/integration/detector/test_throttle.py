@@ -31,19 +31,6 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
         yield client
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def detector(
-    kafka_bootstrap: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[DetectorProcess]:
-    process = DetectorProcess(kafka_bootstrap, redis_url, tmp_path_factory.mktemp("detector") / "detector.log")
-    process.start()
-    try:
-        await process.wait_ready()
-        yield process
-    finally:
-        process.kill()
-
-
 class Reporter:
     """Writes to ``outcomes`` what an enforcer does of one action, each second, until it is stopped."""
 

@@ -59,7 +59,11 @@ class EnforcerProcess:
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        ready = self.wait_for_line("enforcer_ready")
+        try:
+            ready = self.wait_for_line("enforcer_ready")
+        except BaseException:
+            self.process.kill()  # nobody gets this object, so nobody else could end it
+            raise
         self.address: str = ready["address"]
         self.source: str = ready["source"]
         self.metrics_url: str = ready["metrics"]
