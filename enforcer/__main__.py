@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import secrets
-import socket
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
-import structlog
 import typer
-import uvloop
 
 from config.document import DocumentError, read_document
 from enforcer.admin.admin_cli import app as admin_app
-from enforcer.calls.access import Access
-from enforcer.calls.decider import Decider
-from enforcer.calls.guard import read_callers
-from enforcer.calls.tls import BadCertificate, Tls, TlsFiles
-from enforcer.decisions.fallback import Fallback
-from enforcer.decisions.planner import Planner
-from enforcer.decisions.refusals import Refusals
-from enforcer.events.emission import Emitter
-from enforcer.events.folding import Folder
-from enforcer.events.producer import KafkaLog
-from enforcer.events.spool import Spool
+from enforcer.exit_codes import EXIT_BAD_CONFIG
 from enforcer.limits.envoy_domain import list_limits
 from enforcer.limits.envoy_files import load_policies
 from enforcer.limits.policy_diff import describe_changes
 from enforcer.limits.policy_document import PoliciesDocument, write_schema
-from enforcer.process import EXIT_BAD_CONFIG, EXIT_PORT_TAKEN, Address, serve
-from enforcer.reload.in_force import InForce
-from enforcer.server import PortTaken, Transport
 from enforcer.simulation.simulate import simulate
-from enforcer.stores.cluster_store import open_store
-from enforcer.telemetry import configure_logs
-from enforcer.workers import Workers, hold_port
-from lua.address import parse_address
 
 EXIT_DIFFERENT = 1
 
-log = structlog.get_logger("enforcer")
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="The decision service.")
 app.add_typer(admin_app, name="admin")
 app.command()(simulate)
@@ -52,6 +27,8 @@ app.command()(simulate)
 
 def _check_redis(url: str) -> str:
     """Refuse what is no Redis URL before anything starts."""
+    from lua.address import parse_address
+
     try:
         parse_address(url)
     except ValueError as error:
@@ -106,78 +83,34 @@ def run(
     log_level: Annotated[Literal["debug", "info", "warning", "error"], typer.Option(help="Least level to log.")] = "info",
 ) -> None:
     """Decide checks until SIGTERM or Ctrl-C."""
-    configure_logs(log_level)
     transport = transport or ("grpcio" if tls_cert is not None else "native")
-    try:
-        compiled = load_policies(policies)
-        callers = read_callers(access) if access is not None else None
-        tls = _read_tls(tls_cert, tls_key, tls_client_ca, transport)
-    except DocumentError as error:
-        sys.stderr.write("".join(f"{problem}\n" for problem in error.problems))
-        raise typer.Exit(EXIT_BAD_CONFIG) from error
-    except BadCertificate as error:
-        sys.stderr.write(f"{error}\n")
-        raise typer.Exit(EXIT_BAD_CONFIG) from error
-    if workers > 1 and worker is None:
-        raise typer.Exit(_supervise(host, port, workers))
-    name, boot = f"{instance or socket.gethostname()[:40]}/{worker or 0}", secrets.token_hex(4)
-    source = f"{name}/{boot}"
-    decider = Decider(
-        Planner(compiled, _read_clock_ms),
-        open_store(redis, redis_timeout_ms / 1000),
-        Refusals(),
-        Fallback(compiled.expected_enforcers * workers),
-        Emitter(
-            source, KafkaLog(kafka, f"ratchet-{source}"), Folder(compiled.foldable), _open_spool(spool, name, boot, spool_mb)
-        ),
-    )
-    address = Address(
-        host,
-        port,
-        metrics_port + (worker or 0) if metrics_port else 0,
-        is_shared=worker is not None,
-        tls=tls,
-        access_file=access,
-    )
-    in_force = InForce(decider, policies)
-    raise typer.Exit(uvloop.run(serve(decider, in_force, Access(callers), address, transport, drain_ms / 1000)))
-
-
-def _read_tls(certificate: Path | None, key: Path | None, client_authority: Path | None, transport: Transport) -> Tls | None:
-    if certificate is None and key is None and client_authority is None:
-        return None
-    if certificate is None or key is None:
+    if (tls_cert is None) != (tls_key is None) or (tls_client_ca is not None and tls_cert is None):
         raise typer.BadParameter("--tls-cert and --tls-key go together, and --tls-client-ca with them")
-    if transport != "grpcio":
+    if tls_cert is not None and transport != "grpcio":
         raise typer.BadParameter("TLS needs --transport grpcio: the native transport speaks in clear, behind a proxy or a mesh")
-    return Tls(TlsFiles(certificate, key, client_authority))
+    from enforcer.calls.tls import TlsFiles
+    from enforcer.launch import Options, launch  # a second of imports, which the other commands need not wait for
 
-
-def _read_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _open_spool(root: Path | None, name: str, boot: str, megabytes: int) -> Spool | None:
-    if root is None:
-        root = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "ratchet" / "spool"
-    spool = Spool(root / name.replace("/", "-") / boot, megabytes * 1024 * 1024)
-    try:
-        spool.open()
-    except OSError as error:
-        log.warning("no_spool", folder=str(spool.folder), error=str(error), events="wait in memory alone while Kafka is away")
-        return None
-    return spool
-
-
-def _supervise(host: str, port: int, count: int) -> int:
-    try:
-        held = hold_port(host, port)
-    except OSError as error:
-        sys.stderr.write(f"{PortTaken(f'{host}:{port}')} ({error.strerror})\n")
-        return EXIT_PORT_TAKEN
-    with held:
-        command = [sys.executable, "-m", "enforcer", *sys.argv[1:], "--port", str(held.getsockname()[1])]
-        return asyncio.run(Workers(command, count).run())
+    options = Options(
+        policies=policies,
+        host=host,
+        port=port,
+        metrics_port=metrics_port,
+        redis=redis,
+        kafka=kafka,
+        transport=transport,
+        instance=instance,
+        redis_timeout_ms=redis_timeout_ms,
+        drain_ms=drain_ms,
+        access=access,
+        tls=None if tls_cert is None or tls_key is None else TlsFiles(tls_cert, tls_key, tls_client_ca),
+        spool=spool,
+        spool_mb=spool_mb,
+        workers=workers,
+        worker=worker,
+        log_level=log_level,
+    )
+    raise typer.Exit(launch(options))
 
 
 @app.command("check-config")

@@ -24,6 +24,7 @@ from enforcer.calls.decider import Decider
 from enforcer.calls.guard import reload_callers
 from enforcer.calls.tls import Tls
 from enforcer.envoy.quota_keeper import QuotaKeeper
+from enforcer.exit_codes import EXIT_FAILED, EXIT_PORT_TAKEN
 from enforcer.reload.in_force import InForce
 from enforcer.server import PortTaken, Server, Transport
 from enforcer.stores.changes import follow_changes
@@ -31,10 +32,6 @@ from enforcer.stores.quota_store import QuotaStore
 from enforcer.telemetry import Telemetry
 from enforcer.workers import watch_parent
 from lua.address import open_client
-
-EXIT_FAILED = 1
-EXIT_BAD_CONFIG = 2
-EXIT_PORT_TAKEN = 3
 
 _SETTLE_WITHIN_S = 1.0
 """How long the first answer waits for Redis to say what is in force; without it the file is."""

@@ -31,6 +31,7 @@ ELSEWHERE = {
     "enforcer/reload/in_force.py": "tests/integration/enforcer/test_in_force.py",
     "enforcer/reload/overrides.py": "tests/integration/lua/test_change_override.py",
     "enforcer/calls/guard.py": "tests/integration/enforcer/test_access.py",
+    "enforcer/launch.py": "tests/integration/enforcer/test_emission.py",
     "enforcer/process.py": "tests/integration/enforcer/test_emission.py",
     "enforcer/events/producer.py": "tests/integration/enforcer/test_emission.py",
     "enforcer/stores/quota_store.py": "tests/integration/lua/test_share_quota.py",
@@ -41,6 +42,7 @@ ELSEWHERE = {
     "detector/reloading.py": "tests/integration/detector/test_reloading.py",
     "config/watching.py": "tests/integration/config/test_watching.py",
     "enforcer/workers.py": "tests/integration/enforcer/test_workers.py",
+    "lua/calls.py": "tests/integration/lua/test_calls.py",
     "topics/connection.py": "tests/integration/topics/test_log.py",
     "topics/log.py": "tests/integration/topics/test_log.py",
     # Models without a line of their own: their tests are those of what reads and writes them.
@@ -52,6 +54,7 @@ ELSEWHERE = {
 """Modules whose tests are not in their mirror, and where they are."""
 
 WITHOUT = {
+    "enforcer/exit_codes.py": "names three numbers",
     "detector/logs.py": "sets up the logging library",
     "devstack/__main__.py": "calls devstack.cli",
     "devstack/bootstrap.py": "makes the environment that the tests run in",
