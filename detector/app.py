@@ -102,6 +102,8 @@ class Detector:
         self._waiting: set[int] = set()
         self._is_flushing = asyncio.Lock()
         self._is_torn = False
+        self._is_joining = False
+        """Partitions were revoked, and none assigned since."""
         self.handled = 0
         """Records handled since the start; what the watch on progress compares."""
         self._sought_until: dict[int, float] = {}
@@ -219,13 +221,13 @@ class Detector:
             log.info("bans_ended", subject=subject, actor=exemption.actor, reason=exemption.reason)
 
     async def flush(self) -> None:
-        """Write down what changed, and commit what is written. One at a time.
+        """Write down what changed, and commit what is written. One at a time, and not while the group rebalances.
 
         Cut short, by an error or a cancel, it has drained rows that are written nowhere. Nothing is flushed after that, so no
         offset can pass them: end the process, its successor reads the records again.
         """
         async with self._is_flushing:
-            if self._is_torn:
+            if self._is_torn or self._is_joining:
                 return
             self._is_torn = True
             with self._metrics.flush_seconds.time():
@@ -422,8 +424,12 @@ class Detector:
         # The next owner starts from what is committed: the more is written down now, the less it reads again.
         if any(tp.topic == DENIALS.name for tp in revoked):
             await self.flush()
+        # A commit under the old generation, sent while the new one is joined, makes aiokafka forget the new one as soon as it
+        # has it and join again; with a flush every half second that never ends.
+        self._is_joining = True
 
     async def _on_assigned(self, _app: object, assigned: set[TP], **_: object) -> None:
+        self._is_joining = False
         self._throttle.keep({tp.partition for tp in assigned if tp.topic == OUTCOMES.name})
         kept = {tp.partition for tp in assigned if tp.topic == DENIALS.name}
         for partition in self._shards.keys() - kept:

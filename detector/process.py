@@ -188,12 +188,14 @@ class _Watch:
         self._metrics.partitions.set(len(detector.partitions))
         self._metrics.is_waiting.set(detector.is_waiting)
         # While Redis or Kafka is away a restart would not help.
-        if detector.handled != self._handled or not lag or detector.is_waiting:
+        has_nothing_to_do = not lag and detector.is_reading
+        if detector.handled != self._handled or has_nothing_to_do or detector.is_waiting:
             self._handled, self._moved_at = detector.handled, time.monotonic()
         if detector.app.crashed or detector.app.should_stop:
             return f"the app ended: {detector.app.crash_reason!r}"
         if time.monotonic() - self._moved_at > STALLED_AFTER_S:
-            return f"no record was handled for {STALLED_AFTER_S:g} s, and {lag} are waiting"
+            what = f"{lag} are waiting" if detector.is_reading else "the group has not settled"
+            return f"no record was handled for {STALLED_AFTER_S:g} s, and {what}"
         return ""
 
 

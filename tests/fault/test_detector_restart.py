@@ -119,7 +119,7 @@ async def assert_states_and_verdicts(detector: DetectorProcess, enforcer: Enforc
         return found == {user: states[user].model_dump_json() if user in states else None for user in users}
 
     try:
-        await poll(look, "the states of an undisturbed run", within_s=60.0)
+        await poll(look, "the states of an undisturbed run")
     except AssertionError:
         for user in users:
             assert await client.get(name_abuse(user)) == (states[user].model_dump_json() if user in states else None)

@@ -141,6 +141,7 @@ class Stuck:
     app = SimpleNamespace(crashed=False, should_stop=False, crash_reason=None)
     partitions = frozenset({0})
     is_waiting = False
+    is_reading = True
     handled = 7
     lag = 3
 
@@ -159,19 +160,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(
-    ("changes", "ends"),
-    [({}, True), ({"lag": 0}, False), ({"is_waiting": True}, False)],
-    ids=["records wait and none is handled", "nothing waits", "Redis or Kafka is away"],
+    ("changes", "reason"),
+    [
+        ({}, "no record was handled for 60 s, and 3 are waiting"),
+        ({"lag": 0}, ""),
+        ({"is_waiting": True}, ""),
+        ({"lag": 0, "is_reading": False}, "no record was handled for 60 s, and the group has not settled"),
+    ],
+    ids=["records wait and none is handled", "nothing waits", "Redis or Kafka is away", "a rebalance does not end"],
 )
-def test_agent_that_died_silently_ends_the_process(clock: SimpleNamespace, changes: dict[str, Any], *, ends: bool) -> None:
+def test_agent_that_died_silently_ends_the_process(clock: SimpleNamespace, changes: dict[str, Any], reason: str) -> None:
     stuck: Any = Stuck()
     watch = _Watch(stuck, Metrics(CollectorRegistry(), RULES))
     assert watch.look() == ""
     for name, value in changes.items():
         setattr(stuck, name, value)
     clock.now_s += STALLED_AFTER_S + 1
-    reason = watch.look()
-    assert reason == ("no record was handled for 60 s, and 3 are waiting" if ends else "")
+    assert watch.look() == reason
 
 
 def test_progress_keeps_the_process_alive(clock: SimpleNamespace) -> None:
@@ -190,3 +195,23 @@ def test_agent_that_died_before_its_first_record_lags_too(monkeypatch: pytest.Mo
     )
     monkeypatch.setattr(Detector, "partitions", frozenset({0, 1}))
     assert detector.measure_lag() == 60
+
+
+async def test_nothing_is_committed_between_the_end_of_one_generation_and_the_next() -> None:
+    committed: list[object] = []
+
+    async def commit(offsets: object) -> bool:
+        committed.append(offsets)
+        return True
+
+    detector = make_detector()
+    detector.app.consumer = SimpleNamespace(_commit=commit)  # type: ignore[assignment]
+    throttle: Any = SimpleNamespace(offsets={0: 7}, keep=lambda _partitions: None)
+    detector._throttle = throttle
+    await detector._on_revoked(None, {TP(DENIALS.name, 0)})
+    assert len(committed) == 1
+    await detector.flush()
+    assert len(committed) == 1
+    await detector._on_assigned(None, {TP(DENIALS.name, 0)})
+    await detector.flush()
+    assert len(committed) == 2
